@@ -1,0 +1,34 @@
+# `make help` lists what there is. Everything runs in .venv, made on first use.
+PYTHON ?= python3
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help repro test check recipe publish
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
+
+repro: .venv/runtime  ## run the pipeline on params.yaml, as `dvc repro`
+	dvc repro
+
+test: .venv/development  ## lint and every test
+	ruff check . && ruff format --check . && pytest
+
+check: .venv/runtime  ## check params.yaml
+	python -m stages.check
+
+recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
+	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml
+
+publish: .venv/runtime  ## for maintainers: bring published/ to exactly what dvc.lock names
+	dvc push && dvc gc --workspace --cloud --force
+
+.venv/runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("error: found Python %d.%d; wanted 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/development: .venv/runtime requirements-dev.txt
+	pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

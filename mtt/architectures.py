@@ -1,0 +1,82 @@
+"""The other networks of the cross-architecture comparison, in the 32-px forms of the dataset-condensation literature.
+
+Each takes (n, channels, side, side) with side >= 8 and gives logits (n, classes). A pool or stride that would leave
+a normalised map smaller than 2x2 is left out: the instance norm of a 1x1 map is a constant, and the network dead.
+"""
+
+import torch.nn.functional as F
+from torch import nn
+
+
+def instance_norm(channels):
+    """Instance norm with affine, as GroupNorm with one channel per group."""
+    return nn.GroupNorm(channels, channels)
+
+
+def extra_padding(channels, side):
+    """The first convolution of AlexNet and VGG11 brings one-channel 28x28 images to the 32x32 maps these forms are made for."""
+    return 2 if (channels, side) == (1, 28) else 0
+
+
+class AlexNet(nn.Sequential):
+    """Five convolutions, ReLU, max pools after the 1st, 2nd and 5th, no norm, one linear layer."""
+
+    def __init__(self, channels, side, classes):
+        first = 2 + extra_padding(channels, side)
+        layers, inputs, side = [], channels, side + 2 * (first - 2)
+        for width, kernel, padding, pool in [(128, 5, first, 1), (192, 5, 2, 1), (256, 3, 1, 0), (192, 3, 1, 0), (192, 3, 1, 1)]:
+            layers += [nn.Conv2d(inputs, width, kernel, padding=padding), nn.ReLU()]
+            if pool:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            inputs = width
+        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs * side * side, classes))
+
+
+class VGG11(nn.Sequential):
+    """64 M 128 M 256 256 M 512 512 M 512 512 M: 3x3 convolutions with bias, instance norm, ReLU, M = max pool 2; one linear layer."""
+
+    blocks = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+
+    def __init__(self, channels, side, classes):
+        first = 1 + extra_padding(channels, side)
+        layers, inputs, side = [], channels, side + 2 * (first - 1)
+        for block in self.blocks:
+            for width in block:
+                layers += [nn.Conv2d(inputs, width, 3, padding=1 if layers else first), instance_norm(width), nn.ReLU()]
+                inputs = width
+            smallest = 1 if block is self.blocks[-1] else 2
+            if side // 2 >= smallest:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs * side * side, classes))
+
+
+class Block(nn.Module):
+    """ResNet's basic block: two 3x3 convolutions without bias and a shortcut, 1x1 where the shape changes."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), instance_norm(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), instance_norm(width),
+        )  # fmt: skip
+        self.shortcut = nn.Identity()
+        if stride > 1 or inputs != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), instance_norm(width))
+
+    def forward(self, x):
+        """(n, inputs, s, s) -> (n, width, s / stride, s / stride)."""
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet18(nn.Sequential):
+    """3x3 stem, two basic blocks each of 64, 128, 256, 512, downsampling by stride, average over the map, one linear layer."""
+
+    def __init__(self, channels, side, classes):
+        layers, inputs = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), instance_norm(64), nn.ReLU()], 64
+        for width in (64, 128, 256, 512):
+            stride = 2 if width > 64 and (side + 1) // 2 >= 2 else 1
+            layers += [Block(inputs, width, stride), Block(width, width, 1)]
+            inputs, side = width, -(-side // stride)
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))

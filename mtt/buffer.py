@@ -1,0 +1,50 @@
+"""The buffer as distillation reads it: a folder of trajectories under one index.json, opened without reading their tensors."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from mtt import trajectory
+
+
+class Buffer:
+    """An open buffer. `index` says what all its trajectories share: layout, network, augmentation, set, classes, normalisation."""
+
+    def __init__(self, path):
+        """Open the folder `path`. Raises ValueError, naming the file, for what is missing, truncated or foreign."""
+        self.path = Path(path)
+        try:
+            self.index = json.loads((self.path / "index.json").read_text())
+            files = self.index["files"]
+        except FileNotFoundError:
+            raise ValueError(f"{self.path}: found no index.json; wanted a buffer, as stage buffer writes it") from None
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f"{self.path / 'index.json'}: found no index; wanted one, as stage buffer writes it") from None
+        self.experts = [self._open(**file) for file in files]
+
+    def _open(self, file, bytes, **_):
+        path = self.path / file
+        size = path.stat().st_size if path.exists() else None
+        if size != bytes:
+            raise ValueError(f"{path}: found {'no such file' if size is None else f'{size} bytes'}; wanted {bytes} bytes, as the index says")
+        expert = trajectory.load(path)
+        found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], self.index["snapshots"])
+        if found != wanted:
+            raise ValueError(f"{path}: found a trajectory of another network or length; wanted {wanted[1]} snapshots of the index's layout")
+        return expert
+
+    def check(self, network, augmentation, snapshots):
+        """Raise ValueError unless the buffer was made by these parameter sections and has so many snapshots."""
+        for name, wanted in {"network": network, "augmentation": augmentation}.items():
+            if self.index[name] != wanted:
+                raise ValueError(f"{self.path}: found experts of {name} {self.index[name]}; wanted {wanted}, as in params.yaml")
+        if self.index["snapshots"] < snapshots:
+            raise ValueError(
+                f"{self.path}: found {self.index['snapshots']} snapshots; wanted distill.max_start_epoch + distill.expert_epochs = {snapshots}"
+            )
+
+    def segment(self, expert, start, epochs):
+        """theta*_start and theta*_{start + epochs} of one expert, each (P,); only these two rows are read."""
+        rows = self.experts[expert]
+        return torch.clone(rows[start]), torch.clone(rows[start + epochs])

@@ -1,0 +1,74 @@
+"""A set of labelled images in one file: prepared real images, a distilled set, or the choice of any other method.
+
+Self-sufficient: who has the file needs nothing else to train on it, to look at it, or to prepare test images for it.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from mtt import tensorfile
+
+
+@dataclass
+class ImageSet:
+    """Images with labels, and what it takes to use them."""
+
+    images: torch.Tensor  # (n, C, H, W): uint8 pixels, or float32 in the normalised space that they were learned in
+    labels: torch.Tensor  # (n,) int64 class indices, or (n, K) float32 probabilities
+    name: str  # of the data set that the images come from
+    classes: list  # K names
+    mean: list  # per channel, of pixels in [0, 1]
+    std: list
+    learning_rate: float | None = None  # the learned step size alpha, where one was learned
+    provenance: dict = field(default_factory=dict)  # the parameter sections that made the set
+
+    def normalised(self):
+        """(n, C, H, W) float32: what a network takes."""
+        if self.images.dtype != torch.uint8:
+            return self.images
+        return (self.images.float() / 255 - self._per_channel(self.mean)) / self._per_channel(self.std)
+
+    def pixels(self):
+        """(n, C, H, W) float32 in [0, 1], clipped: what an eye takes."""
+        if self.images.dtype == torch.uint8:
+            return self.images.float() / 255
+        return (self.images * self._per_channel(self.std) + self._per_channel(self.mean)).clamp(0, 1)
+
+    def of_class(self, label):
+        """Indices (m,) of the images of one class."""
+        return (self.labels == label).nonzero().squeeze(1)
+
+    def save(self, path):
+        """Write the set to `path`."""
+        header = {name: value for name, value in asdict(self).items() if name not in ("images", "labels")}
+        tensorfile.save(path, {"images": self.images, "labels": self.labels}, {"kind": "set", **header})
+
+    @staticmethod
+    def _per_channel(numbers):
+        return torch.tensor(numbers).view(1, -1, 1, 1)
+
+
+def load(path):
+    """The ImageSet in `path`. Raises ValueError, naming the path, for a file of another layout."""
+    tensors, header = tensorfile.load(path, "set")
+    header.pop("kind")
+    try:
+        found = ImageSet(**tensors, **header)
+    except TypeError as error:
+        raise ValueError(f"{path}: found a set file of another layout ({error})") from None
+    _check(path, found)
+    return found
+
+
+def _check(path, found):
+    """What every user of a set relies on."""
+    images, labels, k = found.images, found.labels, len(found.classes)
+    if images.ndim != 4 or len(images) != len(labels) or not len(images):
+        raise ValueError(f"{path}: found images {tuple(images.shape)} and labels {tuple(labels.shape)}; wanted (n, C, H, W) and (n,) or (n, K)")
+    if not images.shape[1] == len(found.mean) == len(found.std):
+        raise ValueError(f"{path}: found {images.shape[1]} channels, {len(found.mean)} means and {len(found.std)} deviations; wanted as many of each")
+    if labels.ndim == 1 and not (0 <= int(labels.min()) and int(labels.max()) < k):
+        raise ValueError(f"{path}: found labels from {int(labels.min())} to {int(labels.max())}; wanted 0 to {k - 1}, one for each class")
+    if labels.ndim == 2 and labels.shape[1] != k:
+        raise ValueError(f"{path}: found label rows of {labels.shape[1]}; wanted {k}, one number for each class")

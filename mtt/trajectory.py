@@ -1,0 +1,51 @@
+"""A trajectory: one expert's parameters after every epoch, theta (snapshots, P), in one file that is opened lazily."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mtt import tensorfile
+
+
+def vector(network):
+    """A copy (P,) of a network's parameters, in the order of `named_parameters`. torch.cat always copies."""
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def layout(network):
+    """[[name, shape], ...] of a network's parameters: what a vector of them means."""
+    return [[name, list(parameter.shape)] for name, parameter in network.named_parameters()]
+
+
+def save(path, snapshots, header):
+    """Write the list of vectors (P,) in `snapshots` and `header`: layout, network, set, augmentation, seed, accuracy per epoch."""
+    tensorfile.save(path, {"theta": torch.stack(snapshots)}, {"kind": "trajectory", **header})
+
+
+@dataclass
+class Trajectory:
+    """An open trajectory: `header` is read, rows of theta are read when asked for."""
+
+    path: str
+    header: dict
+    rows: object  # a safetensors slice
+    shape: tuple  # (snapshots, P)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        """One snapshot (P,), or several (k, P) for a slice; only these rows are read."""
+        return self.rows[index]
+
+
+def load(path):
+    """The Trajectory in `path`. Raises ValueError, naming the path, for a file of another layout."""
+    file, header = tensorfile.open_file(path, "trajectory")
+    if "theta" not in file.keys():  # noqa: SIM118 (not a mapping)
+        raise ValueError(f"{path}: found tensors {list(file.keys())}; wanted theta")
+    rows = file.get_slice("theta")
+    shape, wanted = tuple(rows.get_shape()), sum(torch.Size(shape).numel() for _, shape in header["layout"])
+    if len(shape) != 2 or shape[1] != wanted:
+        raise ValueError(f"{path}: found theta of shape {shape}; wanted (snapshots, {wanted}), as its header says")
+    return Trajectory(str(path), header, rows, shape)

@@ -1,0 +1,118 @@
+"""Work side by side in processes of one thread each: the bytes are the same whatever their number.
+
+$MTT_WORKERS says how many; by default one for each core, or for each GPU where there is one.
+A process ends when its parent is gone, so that nothing trains on after DVC or its terminal was killed.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+
+from mtt.progress import bar
+
+_ticks = None  # in a worker: the queue that carries progress to the parent
+
+
+def device():
+    """Where tensors live: this worker's GPU where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    name = multiprocessing.current_process()._identity
+    return torch.device("cuda", (name[-1] - 1 if name else 0) % torch.cuda.device_count())
+
+
+def count():
+    """How many workers run side by side."""
+    return int(os.environ.get("MTT_WORKERS") or torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+
+
+def end_with_parent(seconds=0.5):
+    """End this process soon after its parent is gone."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def keep_memory():
+    """Have glibc keep freed memory for the next step instead of giving it back: each step maps the same large maps again.
+
+    Measured on ConvNet-D3 of width 64, 28x28, 256 images a step, one thread: 1.6 times the images per second.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large block
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB
+
+
+def each(function, tasks, label, steps):
+    """{task: function(task, tick)} for all of `tasks`, side by side, under one bar of `steps` steps a task.
+
+    `tick(loss=None, n=1)` moves the bar. An error in one task ends all; what others had finished is theirs to keep.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue, results = context.SimpleQueue(), {}
+    with bar(steps * len(tasks), label, "step") as progress:
+        reader = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
+        reader.start()
+        pool = ProcessPoolExecutor(min(count(), len(tasks)) or 1, context, _start, (queue,))
+        try:
+            futures = {pool.submit(_call, function, task): task for task in tasks}
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+        except BrokenProcessPool:
+            raise OSError("a worker was killed (out of memory? fewer of them: MTT_WORKERS=1); what was finished is kept") from None
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            queue.put(None)
+            reader.join()
+    return {task: results[task] for task in tasks}
+
+
+def _start(queue):
+    global _ticks
+    _ticks = queue
+    torch.set_num_threads(1)
+    keep_memory()
+    end_with_parent()
+
+
+def _call(function, task):
+    """One task; its ticks are gathered, a few a second, so that the queue costs nothing."""
+    pending, sent = 0, time.monotonic()
+
+    def tick(loss=None, n=1):
+        nonlocal pending, sent
+        pending += n
+        if time.monotonic() - sent > 0.2:
+            _ticks.put((pending, None if loss is None else float(loss)))
+            pending, sent = 0, time.monotonic()
+
+    try:
+        return function(task, tick)
+    finally:
+        _ticks.put((pending, None))
+
+
+def _drain(queue, progress):
+    """Move the bar by what the workers report, until told to end."""
+    while (tick := queue.get()) is not None:
+        done, loss = tick
+        if loss is not None:
+            progress.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        progress.update(done)

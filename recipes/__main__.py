@@ -1,0 +1,46 @@
+"""Write params.yaml: recipes/default.yaml, comments and all, with the differences of recipes/NAME.yaml."""
+
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+HERE = Path(__file__).parent
+
+
+def merged(name):
+    """The mapping of a recipe. Raises ValueError for a recipe or a key that there is not."""
+    known = sorted(path.stem for path in HERE.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"found NAME={name}; wanted one of {', '.join(known)}")
+    yaml = YAML()
+    yaml.width = 1000
+    values = yaml.load(HERE / "default.yaml")
+    if name != "default":
+        update(values, yaml.load(HERE / f"{name}.yaml"), f"recipes/{name}.yaml: ")
+    return values
+
+
+def update(values, changes, place):
+    """Put `changes` into `values`, section by section."""
+    for key, change in changes.items():
+        if key not in values:
+            raise ValueError(f"{place}{key}: unknown key")
+        if isinstance(change, dict):
+            update(values[key], change, f"{place}{key}.")
+        else:
+            values[key] = change
+
+
+if __name__ == "__main__":
+    try:
+        name = "".join(sys.argv[1:])
+        values = merged(name)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if name == "default":
+        Path("params.yaml").write_bytes((HERE / "default.yaml").read_bytes())
+    else:
+        yaml = YAML()
+        yaml.width = 1000
+        yaml.dump(values, Path("params.yaml"))

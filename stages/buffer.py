@@ -1,0 +1,80 @@
+"""Trajectories -> the buffer: checked, cut to what distillation reads, indexed. The thing that people share."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from mtt import store, trajectory
+from mtt.params import Augmentation, Network, Section, read, run
+
+
+class Buffer(Section):
+    """`buffer:`"""
+
+    snapshots: Literal["all"] | Annotated[int, Field(ge=2)]  # the first so many of each expert are kept; distillation reads T+ + M
+    segment: int = Field(ge=1)  # epochs of the segments whose length is plotted
+
+
+TOGETHER = ("layout", "network", "augmentation", "set", "classes", "shape", "mean", "std", "normalised_by", "experts")
+
+
+def main(experts, out, plot):
+    """Check the trajectories in the folder `experts`, write the buffer to `out` and a CSV of their accuracies and segments to `plot`."""
+    p = read("buffer", Buffer)
+    wanted = {"network": read("network", Network).model_dump(), "augmentation": read("augmentation", Augmentation).model_dump()}
+    found = [trajectory.load(path) for path in sorted(Path(experts).glob("*.safetensors"))]
+    if not found:
+        raise ValueError(f"{experts}: found no trajectory; wanted the files of stage experts")
+    for expert in found:
+        check(expert, found[0], wanted, p)
+    out = store.emptied(out)
+    files = [keep(expert, out / Path(expert.path).name, p.snapshots) for expert in found]
+    common = {key: found[0].header[key] for key in TOGETHER}
+    common["snapshots"] = len(found[0]) if p.snapshots == "all" else p.snapshots
+    (out / "index.json").write_text(json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
+    Path(plot).parent.mkdir(parents=True, exist_ok=True)
+    epochs(found, p.segment).to_csv(plot, index=False, float_format="%.6g")
+    print(f"{out}: {len(files)} experts, {common['snapshots']} snapshots each, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
+
+
+def check(expert, first, wanted, p):
+    """Raise ValueError unless `expert` belongs with `first`, with params.yaml, and is long enough."""
+    for key in TOGETHER:
+        if expert.header.get(key) != first.header.get(key):
+            raise ValueError(f"{expert.path}: found {key} {expert.header.get(key)}; wanted {first.header.get(key)}, as in {first.path}")
+    for section, values in wanted.items():
+        if expert.header[section] != values:
+            raise ValueError(f"{expert.path}: found {section} {expert.header[section]}; wanted {values}, as in params.yaml")
+    if p.snapshots != "all" and len(expert) < p.snapshots:
+        raise ValueError(f"{expert.path}: found {len(expert)} snapshots; wanted buffer.snapshots = {p.snapshots} (more experts.epochs)")
+    if len(expert) != len(first):
+        raise ValueError(f"{expert.path}: found {len(expert)} snapshots; wanted {len(first)}, as in {first.path}")
+
+
+def keep(expert, path, snapshots):
+    """Put the first `snapshots` of a trajectory at `path`, its own bytes where nothing is cut; gives its line of the index."""
+    if snapshots in ("all", len(expert)):
+        store.link(expert.path, path)
+    else:
+        header = {key: value for key, value in expert.header.items() if key != "kind"}
+        trajectory.save(path, list(expert[:snapshots]), {**header, "accuracy": header["accuracy"][:snapshots]})
+    return {"file": path.name, "sha256": store.sha256(path), "bytes": path.stat().st_size}
+
+
+def epochs(found, segment):
+    """Rows expert, epoch, accuracy (validation), length: ||theta*_t - theta*_{t+M}|| with M = `segment`, empty past the last."""
+    rows = []
+    for number, expert in enumerate(found):
+        theta = expert[:]
+        lengths = (theta[:-segment] - theta[segment:]).norm(dim=1).tolist()
+        for epoch, accuracy in enumerate(expert.header["accuracy"]):
+            length = lengths[epoch] if epoch < len(lengths) else None
+            rows.append({"expert": number, "epoch": epoch, "accuracy": accuracy, "length": length})
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""Raw images -> train, validation and test sets, uint8, with how to normalise them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mtt import images
+from mtt.imageset import ImageSet
+from mtt.params import Section, read, run
+from mtt.seeds import generator
+
+
+class Prepare(Section):
+    """`prepare:`"""
+
+    raw: str  # where raw images lie; data/raw/README.md says what to put there
+    set: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "folder"]
+    side: int = Field(ge=8)  # pixels, of `folder`; the other sets have their own
+    test: float = Field(gt=0, lt=1)  # share of each class held out, where the set has no test split
+    validation: float = Field(gt=0, lt=1)  # share of each class of train held out to select on
+    seed: int = Field(ge=0)  # of both splits
+
+
+def main(raw, train, validation, test):
+    """Write the three sets to the given paths."""
+    p = read("prepare", Prepare)
+    found = images.load(p.set, raw, p.side)
+    parts = {train: found.train, test: found.test}
+    if found.test is None:
+        parts[train], parts[test] = cut(found.train, p.test, generator("test", p.seed))
+    parts[train], parts[validation] = cut(parts[train], p.validation, generator("validation", p.seed))
+    for part, (_, labels) in parts.items():
+        empty = [name for k, name in enumerate(found.classes) if not (labels == k).any()]
+        if empty:
+            raise ValueError(f"{part}: found no image of {empty}; wanted some of every class (prepare.test, prepare.validation)")
+    mean, std = normalisation(found, parts[train][0])
+    for path, (x, y) in parts.items():
+        ImageSet(x, y, p.set, found.classes, mean, std, provenance={"prepare": p.model_dump()}).save(path)
+        print(f"{path}: {len(x)} images {tuple(x.shape[1:])}, {len(found.classes)} classes")
+
+
+def cut(part, share, draws):
+    """(images, labels) in two: the rest, and `share` of each class."""
+    return [(part[0][index], part[1][index]) for index in images.split(part[1], share, draws)]
+
+
+def normalisation(found, x):
+    """Mean and deviation per channel of pixels in [0, 1]: the published ones, or those of the training images."""
+    if found.mean is not None:
+        return found.mean, found.std
+    x = x.double() / 255
+    return [[round(float(v), 4) for v in statistic] for statistic in (x.mean((0, 2, 3)), x.std((0, 2, 3)))]
+
+
+if __name__ == "__main__":
+    run(main)
