@@ -41,11 +41,11 @@ class VGG11(nn.Sequential):
     def __init__(self, channels, side, classes):
         first = 1 + extra_padding(channels, side)
         layers, inputs, side = [], channels, side + 2 * (first - 1)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
             for width in block:
                 layers += [nn.Conv2d(inputs, width, 3, padding=1 if layers else first), instance_norm(width), nn.ReLU()]
                 inputs = width
-            smallest = 1 if block is self.blocks[-1] else 2
+            smallest = 1 if number == len(self.blocks) else 2
             if side // 2 >= smallest:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2

@@ -27,7 +27,8 @@ class Buffer:
         path = self.path / file
         size = path.stat().st_size if path.exists() else None
         if size != bytes:
-            raise ValueError(f"{path}: found {'no such file' if size is None else f'{size} bytes'}; wanted {bytes} bytes, as the index says")
+            found = "no such file" if size is None else f"{size} bytes"
+            raise ValueError(f"{path}: found {found}; wanted {bytes} bytes, as the index says")
         expert = trajectory.load(path)
         found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], self.index["snapshots"])
         if found != wanted:
@@ -40,9 +41,8 @@ class Buffer:
             if self.index[name] != wanted:
                 raise ValueError(f"{self.path}: found experts of {name} {self.index[name]}; wanted {wanted}, as in params.yaml")
         if self.index["snapshots"] < snapshots:
-            raise ValueError(
-                f"{self.path}: found {self.index['snapshots']} snapshots; wanted distill.max_start_epoch + distill.expert_epochs = {snapshots}"
-            )
+            wanted = f"distill.max_start_epoch + distill.expert_epochs = {snapshots}"
+            raise ValueError(f"{self.path}: found {self.index['snapshots']} snapshots; wanted {wanted}")
 
     def segment(self, expert, start, epochs):
         """theta*_start and theta*_{start + epochs} of one expert, each (P,); only these two rows are read."""

@@ -3,7 +3,6 @@
 from torch import nn
 
 
-
 class ConvNet(nn.Sequential):
     """`depth` blocks of 3x3 convolution, instance norm with affine, ReLU, average pool 2; then one linear layer.
 

@@ -39,6 +39,16 @@ class ImageSet:
         """Indices (m,) of the images of one class."""
         return (self.labels == label).nonzero().squeeze(1)
 
+    def some(self, ipc, draws):
+        """Indices (K ipc,) of `ipc` random images of each class, class by class. Raises ValueError where a class has too few."""
+        chosen = []
+        for label, name in enumerate(self.classes):
+            indices = self.of_class(label)
+            if len(indices) < ipc:
+                raise ValueError(f"params.yaml: ipc = {ipc}; wanted at most {len(indices)}, the images of class {name!r}")
+            chosen.append(indices[torch.randperm(len(indices), generator=draws)[:ipc]])
+        return torch.cat(chosen)
+
     def save(self, path):
         """Write the set to `path`."""
         header = {name: value for name, value in asdict(self).items() if name not in ("images", "labels")}
@@ -65,10 +75,12 @@ def _check(path, found):
     """What every user of a set relies on."""
     images, labels, k = found.images, found.labels, len(found.classes)
     if images.ndim != 4 or len(images) != len(labels) or not len(images):
-        raise ValueError(f"{path}: found images {tuple(images.shape)} and labels {tuple(labels.shape)}; wanted (n, C, H, W) and (n,) or (n, K)")
+        found = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
+        raise ValueError(f"{path}: found {found}; wanted (n, C, H, W) and (n,) or (n, K)")
     if not images.shape[1] == len(found.mean) == len(found.std):
-        raise ValueError(f"{path}: found {images.shape[1]} channels, {len(found.mean)} means and {len(found.std)} deviations; wanted as many of each")
-    if labels.ndim == 1 and not (0 <= int(labels.min()) and int(labels.max()) < k):
+        found = f"{images.shape[1]} channels, {len(found.mean)} means and {len(found.std)} deviations"
+        raise ValueError(f"{path}: found {found}; wanted as many of each")
+    if labels.ndim == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < k:
         raise ValueError(f"{path}: found labels from {int(labels.min())} to {int(labels.max())}; wanted 0 to {k - 1}, one for each class")
     if labels.ndim == 2 and labels.shape[1] != k:
         raise ValueError(f"{path}: found label rows of {labels.shape[1]}; wanted {k}, one number for each class")

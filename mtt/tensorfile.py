@@ -57,4 +57,4 @@ def open_file(path, kind):
 def load(path, kind):
     """All tensors {name: Tensor} of a `kind` file, and its header."""
     file, header = open_file(path, kind)
-    return {name: file.get_tensor(name) for name in file.keys()}, header
+    return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a mapping)

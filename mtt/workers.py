@@ -8,10 +8,13 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -45,6 +48,15 @@ def end_with_parent(seconds=0.5):
     threading.Thread(target=watch, daemon=True).start()
 
 
+def set_threads(work):
+    """One thread where a layer has fewer than 200,000 numbers: there, threads wait for each other longer than they compute.
+
+    So the bytes of a small run are the same on any number of cores; a larger one uses what $OMP_NUM_THREADS or the machine gives.
+    """
+    if work < 200_000:
+        torch.set_num_threads(1)
+
+
 def keep_memory():
     """Have glibc keep freed memory for the next step instead of giving it back: each step maps the same large maps again.
 
@@ -56,29 +68,37 @@ def keep_memory():
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB
 
 
-def each(function, tasks, label, steps):
-    """{task: function(task, tick)} for all of `tasks`, side by side, under one bar of `steps` steps a task.
+@contextmanager
+def pool(most):
+    """Gives `each(function, tasks, label, steps)` -> {task: function(task, tick)}, for at most `most` tasks at a time.
 
-    `tick(loss=None, n=1)` moves the bar. An error in one task ends all; what others had finished is theirs to keep.
+    The tasks of one call run side by side, under one bar of `steps` steps a task; `tick(loss=None, n=1)` moves it.
+    An error in one task ends all; what others had finished is theirs to keep.
     """
     context = multiprocessing.get_context("spawn")
-    queue, results = context.SimpleQueue(), {}
+    queue = context.SimpleQueue()
+    executor = ProcessPoolExecutor(max(1, min(count(), most)), context, _start, (queue,))
+    try:
+        yield partial(_each, executor, queue)
+    except BrokenProcessPool:
+        raise OSError("a worker was killed (out of memory? fewer of them: MTT_WORKERS=1); what was finished is kept") from None
+    finally:
+        if sys.exc_info()[0]:  # do not wait for what is still running
+            for process in multiprocessing.active_children():
+                process.terminate()
+        executor.shutdown(cancel_futures=True)
+
+
+def _each(executor, queue, function, tasks, label, steps):
+    results = {}
     with bar(steps * len(tasks), label, "step") as progress:
         reader = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
         reader.start()
-        pool = ProcessPoolExecutor(min(count(), len(tasks)) or 1, context, _start, (queue,))
         try:
-            futures = {pool.submit(_call, function, task): task for task in tasks}
+            futures = {executor.submit(_call, function, task): task for task in tasks}
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
-        except BrokenProcessPool:
-            raise OSError("a worker was killed (out of memory? fewer of them: MTT_WORKERS=1); what was finished is kept") from None
-        except BaseException:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
         finally:
-            pool.shutdown(cancel_futures=True)
             queue.put(None)
             reader.join()
     return {task: results[task] for task in tasks}

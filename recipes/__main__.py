@@ -32,15 +32,19 @@ def update(values, changes, place):
             values[key] = change
 
 
-if __name__ == "__main__":
-    try:
-        name = "".join(sys.argv[1:])
-        values = merged(name)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+def write(name):
+    """Write params.yaml: the default as it stands, any other recipe merged."""
+    values = merged(name)
     if name == "default":
         Path("params.yaml").write_bytes((HERE / "default.yaml").read_bytes())
     else:
         yaml = YAML()
         yaml.width = 1000
         yaml.dump(values, Path("params.yaml"))
+
+
+if __name__ == "__main__":
+    try:
+        write("".join(sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

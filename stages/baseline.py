@@ -1,6 +1,5 @@
 """Train -> the set of a comparison method, in the same file format as the distilled one (a DVC matrix over methods)."""
 
-import torch
 from pydantic import Field
 
 from mtt import imageset
@@ -17,14 +16,8 @@ class Baseline(Section):
 
 
 def random(train, ipc, draws):
-    """Indices of `ipc` random training images of each class. Raises ValueError where a class has too few."""
-    chosen = []
-    for label, name in enumerate(train.classes):
-        indices = train.of_class(label)
-        if len(indices) < ipc:
-            raise ValueError(f"params.yaml: baseline.ipc = {ipc}; wanted at most {len(indices)}, the images of class {name!r}")
-        chosen.append(indices[torch.randperm(len(indices), generator=draws)[:ipc]])
-    return torch.cat(chosen)
+    """Indices of `ipc` random training images of each class."""
+    return train.some(ipc, draws)
 
 
 METHODS = {"random": random}

@@ -48,14 +48,14 @@ def between(values):
     """What must hold between sections; yields a line for each fault."""
     experts, buffer, distill = values["experts"], values["buffer"], values["distill"]
     snapshots = distill.max_start_epoch + distill.expert_epochs
-    kept = experts.epochs + 1 if buffer.snapshots == "all" else buffer.snapshots
     line = "params.yaml: {} = {!r}; wanted {}".format
     if experts.epochs < snapshots - 1:
         yield line("experts.epochs", experts.epochs, f"at least distill.max_start_epoch + distill.expert_epochs - 1 = {snapshots - 1}")
-    if kept < snapshots:
-        yield line("buffer.snapshots", buffer.snapshots, f"at least distill.max_start_epoch + distill.expert_epochs = {snapshots}")
-    if kept > experts.epochs + 1:
-        yield line("buffer.snapshots", buffer.snapshots, f"at most experts.epochs + 1 = {experts.epochs + 1}")
+    if buffer.snapshots != "all" and not snapshots <= buffer.snapshots <= experts.epochs + 1:
+        wanted = (
+            f"at least distill.max_start_epoch + distill.expert_epochs = {snapshots}, at most experts.epochs + 1 = {experts.epochs + 1}"
+        )
+        yield line("buffer.snapshots", buffer.snapshots, wanted)
     if buffer.segment > experts.epochs:
         yield line("buffer.segment", buffer.segment, f"at most experts.epochs = {experts.epochs}")
     if values["baseline"].ipc != distill.ipc:
@@ -73,8 +73,9 @@ def against(train, values):
     distill = values["distill"]
     if distill.ipc > smallest[0]:
         yield f"params.yaml: distill.ipc = {distill.ipc}; wanted at most {smallest[0]}, the images of class {smallest[1]!r}"
-    if distill.batch_syn != "all" and distill.batch_syn > distill.ipc * len(train.classes):
-        yield f"params.yaml: distill.batch_syn = {distill.batch_syn}; wanted at most the {distill.ipc * len(train.classes)} images of the set"
+    images = distill.ipc * len(train.classes)
+    if distill.batch_syn != "all" and distill.batch_syn > images:
+        yield f"params.yaml: distill.batch_syn = {distill.batch_syn}; wanted at most the {images} images of the set"
 
 
 if __name__ == "__main__":

@@ -42,16 +42,13 @@ def main(method, architecture, section, images, validation, test, out):
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch)
 
-    tried = rates if len(rates) > 1 else []
-    tasks = [("validation", rate, 0) for rate in tried]
     label = f"{method} {architecture}"
-    found = workers.each(run_one, tasks, f"{label}: learning rate", steps * p.select_epochs) if tasks else {}
-    candidates = {rate: found[task] for rate, task in zip(tried, tasks, strict=True)}
-    best = max(candidates, key=candidates.get) if candidates else rates[0]
-
-    scored = list(dict.fromkeys([learned or best, best]))
-    tasks = [("test", rate, seed) for rate in scored for seed in range(p.networks)]
-    found = workers.each(run_one, tasks, f"{label}: {p.networks} networks", steps * p.epochs)
+    with workers.pool(max(p.networks, len(rates))) as each:
+        candidates = select(each, run_one, rates, f"{label}: learning rate", steps * p.select_epochs)
+        best = max(candidates, key=candidates.get) if candidates else rates[0]
+        scored = list(dict.fromkeys([learned or best, best]))
+        tasks = [("test", rate, seed) for rate in scored for seed in range(p.networks)]
+        found = each(run_one, tasks, f"{label}: {p.networks} networks", steps * p.epochs)
     scores = {rate: summary(rate, [found["test", rate, seed] for seed in range(p.networks)]) for rate in scored}
     result = {
         "method": method, "architecture": architecture, "images": len(small.images), **scores[learned or best],
@@ -60,6 +57,14 @@ def main(method, architecture, section, images, validation, test, out):
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(result, indent=1) + "\n")
     print(f"{label}: {result['mean']:.3f} +- {result['std']:.3f} (n = {result['n']}, learning rate {result['learning_rate']:.4g})")
+
+
+def select(each, run_one, rates, label, steps):
+    """{learning rate: accuracy on validation of one network trained with it}; empty where there is nothing to choose."""
+    if len(rates) == 1:
+        return {}
+    found = each(run_one, [("validation", rate, 0) for rate in rates], label, steps)
+    return {rate: accuracy for (_, rate, _), accuracy in found.items()}
 
 
 def summary(rate, accuracies):

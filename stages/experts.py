@@ -34,7 +34,8 @@ def main(train, validation, out):
         print(f"{p.count - len(missing)} of {p.count} experts are there, {len(missing)} to train")
         if missing:
             steps = p.epochs * -(-len(imageset.load(train).images) // p.batch)
-            workers.each(partial(train_expert, train, validation, folder, network, augmentation, p), missing, "experts", steps)
+            with workers.pool(len(missing)) as each:
+                each(partial(train_expert, train, validation, folder, network, augmentation, p), missing, "experts", steps)
         out = store.emptied(out)
         for index in range(p.count):
             store.link(folder / name(index), out / name(index))
@@ -71,7 +72,8 @@ def train_expert(train, validation, folder, network, augmentation, p, index, tic
         snapshots.append(trajectory.vector(net).cpu())
         accuracies.append(accuracy(net, x_val, y_val))
         if not snapshots[-1].isfinite().all():
-            raise ValueError(f"expert {index}, epoch {epoch + 1}: its parameters are not finite; lower experts.learning_rate = {p.learning_rate}")
+            found = f"expert {index}, epoch {epoch + 1}: its parameters are not finite"
+            raise ArithmeticError(f"{found}; lower experts.learning_rate = {p.learning_rate}")
         if time.monotonic() - saved > 20:
             trajectory.save(partial_file, snapshots, {**header, "accuracy": accuracies})
             saved = time.monotonic()
@@ -83,7 +85,10 @@ def resume(path, net):
     """The snapshots and accuracies in a half-trained expert's file; `net` gets its last parameters. Plain SGD has no other state."""
     half = trajectory.load(path)
     snapshots = list(half[:].clone())
-    torch.nn.utils.vector_to_parameters(snapshots[-1].to(next(net.parameters()).device), net.parameters())
+    parts = snapshots[-1].split([parameter.numel() for parameter in net.parameters()])
+    with torch.no_grad():  # copied: parameters that were views of the snapshot would change it as they are trained
+        for parameter, part in zip(net.parameters(), parts, strict=True):
+            parameter.copy_(part.view_as(parameter))
     return snapshots, half.header["accuracy"]
 
 

@@ -1,0 +1,74 @@
+"""The state of a distillation: all that its next iteration depends on, and its history; kept in checkpoints.
+
+The numbers drawn in an iteration are made from its number, so no generator stands here.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from mtt import tensorfile
+
+TENSORS = ("x", "y", "alpha", "velocity_x", "velocity_alpha", "best_x", "best_alpha")
+
+
+@dataclass
+class State:
+    """The synthetic set as it stands. Tensors are changed in place."""
+
+    x: torch.Tensor  # images (n, C, H, W) in the normalised space
+    y: torch.Tensor  # labels (n,)
+    alpha: torch.Tensor  # learned step size ()
+    velocity_x: torch.Tensor  # the momenta of both
+    velocity_alpha: torch.Tensor
+    best_x: torch.Tensor  # images and step size of the best score so far
+    best_alpha: torch.Tensor
+    iteration: int = 0  # finished ones
+    curve: list = field(default_factory=list)  # a row for each iteration
+    scores: list = field(default_factory=list)  # [iteration, score] for each scoring
+
+    @classmethod
+    def begin(cls, x, y, alpha):
+        """The state before the first iteration."""
+        alpha = torch.tensor(alpha, device=x.device)
+        return cls(x, y, alpha, torch.zeros_like(x), torch.zeros_like(alpha), x.clone(), alpha.clone())
+
+    def step(self, dx, dalpha, lr_img, lr_lr, momentum, floor):
+        """SGD with momentum on images and step size; the step size stays at or above `floor`. Gives whether it was clamped."""
+        self.x -= lr_img * self.velocity_x.mul_(momentum).add_(dx)
+        self.alpha -= lr_lr * self.velocity_alpha.mul_(momentum).add_(dalpha)
+        clamped = bool(self.alpha < floor)
+        self.alpha.clamp_(min=floor)
+        self.iteration += 1
+        return clamped
+
+    def score(self, score):
+        """Note a score of the images as they stand, and keep them where it is the best so far."""
+        if score > max((found for _, found in self.scores), default=-1):
+            self.best_x, self.best_alpha = self.x.clone(), self.alpha.clone()
+        self.scores.append([self.iteration, score])
+
+    def save(self, path):
+        """Write a checkpoint to `path`."""
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        numbers = {"iteration": self.iteration, "curve": self.curve, "scores": self.scores}
+        tensorfile.save(path, tensors, {"kind": "checkpoint", "made_with": made_with(), **numbers})
+
+
+def resume(folder, iterations, device):
+    """The State of the newest checkpoint in `folder` not past `iterations`, or None; and a warning, empty where nothing is to be said."""
+    found = [(tensorfile.open_file(path, "checkpoint")[1]["iteration"], path) for path in folder.glob("*.safetensors")]
+    found = [(iteration, path) for iteration, path in found if iteration <= iterations]
+    if not found:
+        return None, ""
+    tensors, header = tensorfile.load(max(found)[1], "checkpoint")
+    numbers = {name: header[name] for name in ("iteration", "curve", "scores")}
+    state = State(**{name: tensor.to(device) for name, tensor in tensors.items()}, **numbers)
+    if header["made_with"] == made_with():
+        return state, ""
+    return state, f"; warning: it was made with {header['made_with']}, now {made_with()}: the result may differ in its last bits"
+
+
+def made_with():
+    """What else decides the last bits of a result."""
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}

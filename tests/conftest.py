@@ -1,0 +1,68 @@
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "prepare": {"validation": 0.2},
+    "network": {"width": 4},
+    "experts": {"count": 2, "epochs": 3},
+    "distill": {"iterations": 4, "syn_steps": 3, "max_start_epoch": 2, "validate": {"every": 2, "networks": 1, "epochs": 2}},
+    "architectures": ["ConvNet", "AlexNet"],
+    "evaluate": {"networks": 2, "epochs": 4, "select_epochs": 2, "learning_rates": [0.01, 0.1]},
+    "whole": {"networks": 1, "epochs": 2, "learning_rates": [0.01]},
+}
+
+
+class Run:
+    """A folder with its own params.yaml, work store and data, in which stages are called."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.values = yaml.safe_load((ROOT / "recipes/default.yaml").read_text())
+        self.set(**TINY)
+
+    def set(self, values=None, **changes):
+        """Change params.yaml, section by section."""
+        values = self.values if values is None else values
+        for key, change in changes.items():
+            if isinstance(change, dict):
+                self.set(values[key], **change)
+            else:
+                values[key] = change
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.values))
+
+    def command(self, stage, architecture="ConvNet", method="random"):
+        """The words after `python -m` by which dvc.yaml calls a stage."""
+        found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"]
+        line = found if isinstance(found, str) else found[-1]
+        for name, value in {"${prepare.raw}": "raw", "${item.method}": method, "${item.architecture}": architecture}.items():
+            line = line.replace(name, value)
+        return line.split()[2:]
+
+    def __call__(self, stage, **item):
+        """Run a stage in this process, as dvc.yaml calls it."""
+        module, *paths = self.command(stage, **item)
+        __import__(module)
+        sys.modules[module].main(*paths)
+
+    def files(self, pattern):
+        """{path: bytes} of what is there."""
+        return {path.relative_to(self.folder): path.read_bytes() for path in sorted(self.folder.glob(pattern))}
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """A function that makes a fresh Run in a folder of its own and goes there."""
+
+    def make(name="run"):
+        folder = tmp_path / name
+        (folder / "raw").mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("MTT_WORK", str(folder / "work"))
+        return Run(folder)
+
+    return make

@@ -1,0 +1,79 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from stages import check
+
+
+def faults(run):
+    with pytest.raises(ValueError, match=r"params\.yaml") as error:
+        check.main()
+    return str(error.value)
+
+
+def test_the_default_passes(make_run):
+    make_run()
+    check.main()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"distill": {"syn_stepz": 80}}, "distill.syn_stepz = 80: unknown key"),
+        ({"distill": {"syn_steps": "many"}}, "distill.syn_steps = 'many'"),
+        ({"distill": {"lr_lr": "1e-5"}}, "write 0.001 or 1.0e-3"),
+        ({"distill": {"validate": {"every": -1}}}, "distill.validate.every = -1"),
+        ({"evaluate": {"networks": 0}}, "evaluate.networks = 0"),
+        ({"architectures": ["ConvNet", "LeNet5"]}, "architectures.1 = 'LeNet5'"),
+        ({"methods": ["distilled", "random", "random"]}, "each name once"),
+        ({"experts": {"epochs": 2}}, "wanted at least distill.max_start_epoch + distill.expert_epochs - 1 = 3"),
+        ({"buffer": {"snapshots": 3}}, "buffer.snapshots = 3; wanted at least"),
+        ({"buffer": {"snapshots": 30}}, "at most experts.epochs + 1 = 4"),
+        ({"baseline": {"ipc": 2}}, "baseline.ipc = 2; wanted distill.ipc = 1"),
+        ({"baselines": []}, r"['random'] too, as methods has it"),
+        ({"surplus": 1}, "params.yaml: surplus: unknown key"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_named_in_one_line(make_run, change, says):
+    run = make_run()
+    run.set(**change)
+    found = faults(run)
+    assert says in found
+    assert len(found.splitlines()) == 1
+
+
+def test_a_missing_section_is_named(make_run):
+    run = make_run()
+    del run.values["evaluate"]
+    run.set()
+    assert "found no evaluate" in faults(run)
+
+
+def test_more_images_per_class_than_there_are_is_refused_before_experts_are_trained(make_run):
+    run = make_run()
+    run("prepare")
+    run.set(distill={"ipc": 500}, baseline={"ipc": 500})
+    with pytest.raises(ValueError, match=r"distill.ipc = 500; wanted at most \d+, the images of class"):
+        check.main("data/prepared/train.safetensors")
+    run.set(distill={"ipc": 1, "batch_syn": 11}, baseline={"ipc": 1})
+    with pytest.raises(ValueError, match="distill.batch_syn = 11; wanted at most the 10 images of the set"):
+        check.main("data/prepared/train.safetensors")
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage in ("experts", "distill"):
+        assert stages[stage]["cmd"][0] == "python -m stages.check data/prepared/train.safetensors"
+    assert stages["prepare"]["cmd"][0] == "python -m stages.check"
+
+
+@pytest.mark.slow
+def test_a_wrong_key_ends_with_one_line_and_status_one(make_run):
+    run = make_run()
+    run.set(distill={"syn_stepz": 80})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-m", "stages.check"], cwd=run.folder, env=environment, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr == "error: params.yaml: distill.syn_stepz = 80: unknown key\n"

@@ -1,0 +1,129 @@
+from dataclasses import fields
+
+import pytest
+import torch
+
+from mtt import imageset, tensorfile
+from mtt.imageset import ImageSet
+from mtt.seeds import generator
+
+
+def example(**changes):
+    """Six colour images of two classes, as uint8 pixels."""
+    draws = generator("imageset")
+    values = {
+        "images": torch.randint(256, (6, 3, 4, 5), generator=draws).to(torch.uint8),
+        "labels": torch.tensor([0, 1, 1, 0, 1, 1]),
+        "name": "toy",
+        "classes": ["ant", "bee"],
+        "mean": [0.5, 0.25, 0.4],
+        "std": [0.2, 0.25, 0.3],
+        "provenance": {"prepare": {"seed": 1}},
+    }
+    return ImageSet(**{**values, **changes})
+
+
+def learned(**changes):
+    """The same in the normalised space, partly beyond black and white, with probabilities for labels."""
+    draws = generator("learned")
+    images = 3 * torch.randn(6, 3, 4, 5, generator=draws)
+    return example(images=images, labels=torch.rand(6, 2, generator=draws).softmax(1), learning_rate=0.0123, **changes)
+
+
+@pytest.mark.parametrize("make", [example, learned])
+def test_what_was_saved_is_loaded(tmp_path, make):
+    wanted = make()
+    wanted.save(tmp_path / "set.safetensors")
+    found = imageset.load(tmp_path / "set.safetensors")
+    for field in fields(ImageSet):
+        a, b = getattr(found, field.name), getattr(wanted, field.name)
+        assert torch.equal(a, b) and a.dtype == b.dtype if isinstance(b, torch.Tensor) else a == b, field.name
+
+
+def test_images_that_need_gradients_can_be_saved(tmp_path):
+    """They are what a distillation holds; nothing of autograd goes into the file."""
+    images = torch.randn(6, 3, 4, 5, generator=generator(1), requires_grad=True) * 2
+    example(images=images).save(tmp_path / "set.safetensors")
+    assert torch.equal(imageset.load(tmp_path / "set.safetensors").images, images)
+
+
+def test_normalising_is_per_channel():
+    data = example()
+    for channel in range(3):
+        wanted = (data.images[:, channel].double() / 255 - data.mean[channel]) / data.std[channel]
+        assert torch.allclose(data.normalised()[:, channel].double(), wanted, atol=1e-6)
+    assert data.normalised().dtype == torch.float32
+
+
+def test_pixels_and_normalised_undo_each_other():
+    """uint8 -> normalised -> pixels -> the same uint8."""
+    data = example()
+    back = example(images=data.normalised()).pixels()
+    assert torch.allclose(back, data.pixels(), atol=1e-6)
+    assert torch.equal((back * 255).round().to(torch.uint8), data.images)
+
+
+def test_learned_images_are_used_as_they_are_and_clipped_only_for_the_eye():
+    data = learned()
+    assert torch.equal(data.normalised(), data.images)
+    mean, std = torch.tensor(data.mean).view(3, 1, 1), torch.tensor(data.std).view(3, 1, 1)
+    unclipped = data.images * std + mean
+    assert unclipped.min() < 0
+    assert unclipped.max() > 1
+    assert torch.allclose(data.pixels(), unclipped.clamp(0, 1), atol=1e-6)
+
+
+def test_the_images_of_a_class_are_those_with_its_label():
+    assert example().of_class(0).tolist() == [0, 3]
+    assert example().of_class(1).tolist() == [1, 2, 4, 5]
+
+
+def test_some_images_are_distinct_and_come_class_by_class():
+    data = example()
+    chosen = [data.some(2, generator("some", seed)) for seed in range(20)]
+    assert all(data.labels[indices].tolist() == [0, 0, 1, 1] and len(set(indices.tolist())) == 4 for indices in chosen)
+    assert len({tuple(sorted(indices.tolist())) for indices in chosen}) == 6, "each pair of the four bees is drawn now and then"
+    assert torch.equal(chosen[3], data.some(2, generator("some", 3)))
+
+
+def test_more_images_than_a_class_has_are_refused_by_its_name():
+    with pytest.raises(ValueError, match="ipc = 3; wanted at most 2, the images of class 'ant'"):
+        example().some(3, generator(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": torch.tensor([0, 1, 2, 0, 1, 1])}, "labels from 0 to 2; wanted 0 to 1"),
+        ({"labels": torch.tensor([0, 1, -1, 0, 1, 1])}, "labels from -1 to 1; wanted 0 to 1"),
+        ({"labels": torch.tensor([0, 1, 1])}, r"labels \(3,\); wanted"),
+        ({"labels": torch.full((6, 3), 1 / 3)}, "label rows of 3; wanted 2"),
+        ({"labels": torch.zeros(6, 1, 1, dtype=torch.int64)}, r"labels \(6, 1, 1\); wanted"),
+        ({"labels": torch.tensor([0.0, 1.0, 0.5, 0.0, 1.0, 1.0])}, "labels"),
+        ({"mean": [0.5], "std": [0.2]}, "3 channels, 1 means and 1 deviations"),
+        ({"std": [0.2, 0.2]}, "3 channels, 3 means and 2 deviations"),
+        ({"images": torch.zeros(6, 4, 5, dtype=torch.uint8)}, r"images \(6, 4, 5\)"),
+        ({"images": torch.zeros(0, 3, 4, 4), "labels": torch.zeros(0, dtype=torch.int64)}, r"images \(0, 3, 4, 4\)"),
+        ({"images": torch.zeros(6, 3, 4, 4, dtype=torch.int64)}, "int64"),
+    ],
+)
+def test_a_set_that_nobody_can_train_on_is_refused_by_name(tmp_path, changes, message):
+    path = tmp_path / "set.safetensors"
+    example(**changes).save(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        imageset.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
+    tensorfile.save(tmp_path / "a.safetensors", {"theta": torch.ones(2, 3)}, {"kind": "trajectory"})
+    with pytest.raises(ValueError, match="a.safetensors: found a trajectory file; wanted a set file"):
+        imageset.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("tensors", [["images"], ["images", "labels", "theta"]])
+def test_a_set_of_another_layout_is_refused_by_name(tmp_path, tensors):
+    header = {"kind": "set", "name": "toy", "classes": ["a"], "mean": [0.5], "std": [0.5]}
+    tensorfile.save(tmp_path / "a.safetensors", {name: torch.ones(1) for name in tensors}, header)
+    with pytest.raises(ValueError, match="a.safetensors: found a set file of another layout"):
+        imageset.load(tmp_path / "a.safetensors")

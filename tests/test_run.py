@@ -1,0 +1,249 @@
+"""All stages, tiny."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+
+from mtt import imageset, tensorfile, trajectory
+from mtt.buffer import Buffer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(make_run):
+    """A run whose images are prepared."""
+    run = make_run()
+    run("prepare")
+    return run
+
+
+@pytest.fixture
+def ready(run):
+    """A run whose buffer is there."""
+    run("experts")
+    run("buffer")
+    return run
+
+
+def start(run, stage, **environment):
+    """A stage in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-m", *run.command(stage)]
+    return subprocess.Popen(command, cwd=run.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_all_stages_from_images_to_the_table(ready, capsys):
+    """What scripts read is there: the set, the metrics, a row for each method and architecture with the fixed columns."""
+    ready("distill")
+    ready("baseline")
+    for method in ("distilled", "random"):
+        for architecture in ("ConvNet", "AlexNet"):
+            ready("evaluate", method=method, architecture=architecture)
+    ready("evaluate_whole")
+    ready("report")
+    scores = pd.read_csv("results/scores.csv")
+    assert list(scores.columns) == ["method", "architecture", "mean", "std", "n"]
+    cells = {(method, architecture) for method in ("distilled", "distilled_best_rate", "random") for architecture in ("ConvNet", "AlexNet")}
+    assert {(row.method, row.architecture) for row in scores.itertuples()} == cells | {("whole", "ConvNet")}
+    assert scores["mean"].between(0, 1).all()
+    assert "distilled" in capsys.readouterr().out
+    ready.set(architectures=["ConvNet"])
+    ready("report")
+    assert set(pd.read_csv("results/scores.csv").architecture) == {"ConvNet"}
+    distilled = imageset.load("data/distilled/set.safetensors")
+    assert distilled.images.shape == (10, 1, 8, 8)
+    assert distilled.learning_rate == json.loads((ready.folder / "results/distill/metrics.json").read_text())["step_size"]
+    assert len(pd.read_csv("results/distill/curves.csv")) == 4
+    assert (ready.folder / "results/distill/images.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growing_from_two_to_four_experts_trains_two(run):
+    run("experts")
+    before = {path.name: path.stat().st_ino for path in run.folder.glob("data/experts/*")}
+    run.set(experts={"count": 4})
+    run("experts")
+    after = {path.name: path.stat().st_ino for path in run.folder.glob("data/experts/*")}
+    assert len(after) == 4
+    assert before.items() < after.items()
+    run.set(experts={"count": 2})
+    run("experts")
+    assert {path.name: path.stat().st_ino for path in run.folder.glob("data/experts/*")} == before
+
+
+def test_two_processes_with_one_seed_write_the_same_bytes_whatever_the_number_of_workers(make_run):
+    found = []
+    for number in ("1", "2"):
+        run = make_run(f"with {number}")
+        for stage in ("prepare", "experts", "buffer", "distill"):
+            finished(start(run, stage, MTT_WORKERS=number, MTT_WORK=str(run.folder / "work")))
+        found.append({path: hashlib.sha256(data).hexdigest() for path, data in run.files("data/**/*.*").items()})
+    assert len(found[0]) == 3 + 2 + 3 + 2
+    assert found[0] == found[1]
+
+
+def test_killed_experts_resume(run):
+    """Killed after the first is finished, the next run trains the others; all are those of an undisturbed run."""
+    run.set(experts={"count": 5, "epochs": 8})
+    first = start(run, "experts", MTT_WORKERS="1")
+    wait_for(lambda: list(run.folder.glob("work/experts/*/0000.safetensors")), first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = {path: path.stat().st_mtime_ns for path in run.folder.glob("work/experts/*/*.safetensors")}
+    assert 1 <= len(done) < 5
+    assert f"{len(done)} of 5 experts are there" in finished(start(run, "experts"))
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    resumed = run.files("data/experts/*")
+    finished(start(run, "experts", MTT_WORK=str(run.folder / "undisturbed")))
+    assert run.files("data/experts/*") == resumed
+    assert len(resumed) == 5
+
+
+def test_an_expert_goes_on_from_the_middle(run):
+    """A half-trained expert's file, with the epochs so far, gives the bytes of one trained in one go."""
+    run("experts")
+    whole = run.folder / "data/experts/0000.safetensors"
+    wanted = whole.read_bytes()
+    stored = next(run.folder.glob("work/experts/*/0000.safetensors"))
+    half = trajectory.load(stored)
+    header = {key: value for key, value in half.header.items() if key != "kind"}
+    trajectory.save(stored.with_suffix(".part"), list(half[:3]), {**header, "accuracy": header["accuracy"][:3]})
+    stored.unlink()
+    whole.unlink()
+    run("experts")
+    assert whole.read_bytes() == wanted
+    assert not stored.with_suffix(".part").exists()
+
+
+def test_distill_goes_on_and_equals_a_run_in_one_go(ready):
+    """2 -> 4 iterations goes on from 2; going back to 2 takes what was there."""
+    ready("distill")
+    wanted = ready.files("data/distilled/*") | ready.files("results/distill/*")
+    for path in ready.folder.glob("work/distill/*/*"):
+        path.unlink()
+    ready.set(distill={"iterations": 2})
+    ready("distill")
+    assert len(pd.read_csv("results/distill/curves.csv")) == 2
+    ready.set(distill={"iterations": 4})
+    ready("distill")
+    assert ready.files("data/distilled/*") | ready.files("results/distill/*") == wanted
+
+
+def test_a_killed_distill_resumes_from_its_last_checkpoint(ready):
+    ready.set(distill={"iterations": 400, "validate": {"every": 0}})
+    undisturbed = finished(start(ready, "distill", MTT_WORK=str(ready.folder / "undisturbed")))
+    assert "going on" not in undisturbed
+    wanted = ready.files("data/distilled/*")
+    ready.set(distill={"iterations": 100})
+    finished(start(ready, "distill"))
+    ready.set(distill={"iterations": 400})
+    process = start(ready, "distill")
+    time.sleep(4)
+    process.kill()
+    process.communicate()
+    assert "going on from iteration" in finished(start(ready, "distill"))
+    assert ready.files("data/distilled/*") == wanted
+
+
+def test_distill_reads_no_test_image_and_with_noise_and_no_validation_no_real_image(ready):
+    for part in ("test", "train", "validation"):
+        (ready.folder / f"data/prepared/{part}.safetensors").unlink()
+    ready.set(distill={"start": "noise", "validate": {"every": 0}})
+    ready("distill")
+    found = imageset.load("data/distilled/set.safetensors")
+    assert torch.equal(found.images, imageset.load("data/distilled/last.safetensors").images)
+
+
+def test_a_step_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(ready):
+    ready("distill")
+    kept = ready.files("work/distill/*/000004.safetensors")
+    ready.set(distill={"lr_img": 1e30})
+    with pytest.raises(ArithmeticError, match=r"iteration \d+, start epoch \d, .*|iteration .* start epoch .* loss .* step size"):
+        ready("distill")
+    assert ready.files("work/distill/*/000004.safetensors") == kept
+
+
+def test_mini_batches_and_a_warning_where_not_every_image_is_used(ready, capsys):
+    ready.set(distill={"batch_syn": 3})
+    ready("distill")
+    assert "syn_steps x batch_syn = 9 < 10" in capsys.readouterr().out
+
+
+def test_the_buffer_links_the_experts_own_bytes_and_cuts_where_asked(ready):
+    assert (ready.folder / "data/experts/0001.safetensors").samefile(ready.folder / "data/buffer/0001.safetensors")
+    whole = trajectory.load("data/experts/0001.safetensors")[:]
+    ready.set(buffer={"snapshots": 3})
+    ready("buffer")
+    cut = Buffer("data/buffer")
+    assert len(cut.experts[1]) == 3
+    theta, target = cut.segment(1, 0, 2)
+    assert torch.equal(theta, whole[0])
+    assert torch.equal(target, whole[2])
+    found = pd.read_csv("results/buffer/experts.csv")
+    row = found[(found.expert == 1) & (found.epoch == 0)].iloc[0]
+    assert row.length == pytest.approx(float((whole[0] - whole[2]).norm()), rel=1e-4)
+
+
+def test_snapshots_differ_from_epoch_to_epoch(ready):
+    theta = trajectory.load("data/experts/0000.safetensors")[:]
+    assert ((theta[1:] - theta[:-1]).norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "found no such file; wanted"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), r"found \d+ bytes; wanted"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "found no whole safetensors file"),
+    ],
+    ids=["missing", "truncated", "foreign"],
+)
+def test_a_damaged_buffer_is_refused_by_name(ready, damage, says):
+    damage(ready.folder / "data/buffer/0001.safetensors")
+    with pytest.raises(ValueError, match=f"0001.safetensors: {says}"):
+        ready("distill")
+
+
+def test_a_buffer_too_short_or_of_another_network_is_refused(ready):
+    ready.set(distill={"max_start_epoch": 9})
+    with pytest.raises(ValueError, match="found 4 snapshots; wanted distill.max_start_epoch .* = 11"):
+        ready("distill")
+    ready.set(distill={"max_start_epoch": 2}, network={"width": 5})
+    with pytest.raises(ValueError, match="found experts of network .*'width': 4.*; wanted .*'width': 5"):
+        ready("distill")
+
+
+def test_trajectories_that_do_not_belong_together_are_refused(run):
+    run("experts")
+    stranger = run.folder / "data/experts/0001.safetensors"
+    tensors, header = tensorfile.load(stranger, "trajectory")
+    stranger.unlink()
+    tensorfile.save(stranger, tensors, {**header, "set": "MNIST"})
+    with pytest.raises(ValueError, match="0001.safetensors: found set MNIST; wanted digits, as in .*0000.safetensors"):
+        run("buffer")
+    stranger.write_bytes(stranger.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="0001.safetensors: found no whole safetensors file"):
+        run("buffer")

@@ -1,0 +1,80 @@
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from mtt import store
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
+    return tmp_path
+
+
+def test_the_folder_depends_on_the_bytes_of_files_and_on_settings_not_on_names(work):
+    a, b = work / "a", work / "b"
+    a.write_text("one")
+    b.write_text("one")
+    first = store.folder("experts", [a], {"width": 8})
+    assert store.folder("experts", [b], {"width": 8}) == first
+    assert store.folder("experts", [a], {"width": 9}) != first
+    b.write_text("two")
+    assert store.folder("experts", [b], {"width": 8}) != first
+
+
+def test_the_key_holds_the_code_that_decides_bytes_and_no_machinery():
+    import mtt.dsa  # noqa: F401
+    import mtt.workers  # noqa: F401
+
+    found = store.code()
+    assert "mtt.dsa" in found
+    assert not set(found) & store.MACHINERY
+
+
+def test_the_store_lies_in_the_original_repository_where_dvc_runs_in_a_copy(work, monkeypatch):
+    monkeypatch.delenv("MTT_WORK")
+    monkeypatch.setenv("DVC_ROOT", str(work / "original"))
+    assert store.folder("experts", [], {}).parents[1] == work / "original" / ".work"
+
+
+def test_a_linked_file_is_the_same_file_and_replaces_an_older_one(work):
+    (work / "a").write_text("new")
+    (work / "b").write_text("old")
+    store.link(work / "a", work / "b")
+    assert (work / "a").samefile(work / "b")
+
+
+def test_a_file_is_copied_where_it_cannot_be_linked(work, monkeypatch):
+    (work / "a").write_text("new")
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("across devices")))
+    store.link(work / "a", work / "b")
+    assert (work / "b").read_text() == "new"
+    assert not (work / "a").samefile(work / "b")
+
+
+def test_an_emptied_folder_keeps_files_that_are_not_ours(work):
+    (work / "0000.safetensors").write_text("old")
+    (work / "notes.txt").write_text("mine")
+    store.emptied(work)
+    assert [path.name for path in work.iterdir()] == ["notes.txt"]
+
+
+def _hold(path, seconds, log):
+    with store.held(path):
+        log.put(("in", time.monotonic()))
+        time.sleep(seconds)
+        log.put(("out", time.monotonic()))
+
+
+@pytest.mark.slow
+def test_two_runs_of_the_same_work_go_one_after_the_other(work):
+    context = multiprocessing.get_context("spawn")
+    log = context.SimpleQueue()
+    runs = [context.Process(target=_hold, args=(work, 0.3, log)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [log.get()[0] for _ in range(4)] == ["in", "out", "in", "out"]

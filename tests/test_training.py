@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mtt import training
+from mtt.convnet import ConvNet
+from mtt.seeds import generator
+from mtt.trajectory import vector
+
+
+def plainly(images, generator):
+    """No augmentation."""
+    return images
+
+
+def toy(n=40, dtype=torch.float64):
+    """Images (n, 1, 4, 4) of two classes that a line separates."""
+    labels = torch.arange(n) % 2
+    images = torch.randn(n, 1, 4, 4, generator=generator("toy"), dtype=dtype)
+    images[:, 0, 0] = images[:, 0, 0].abs() * (2 * labels - 1).view(-1, 1)
+    return images, labels
+
+
+def line(dtype=torch.float64):
+    return training.initialise(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), generator("line")).to(dtype)
+
+
+def test_the_initialisation_is_that_of_pytorch():
+    """Bitwise what reset_parameters draws, convolution, linear layer and norm, with and without bias."""
+    network = nn.Sequential(ConvNet(3, 16, 10, width=8, depth=3), nn.Conv2d(5, 7, 3, bias=False), nn.Linear(11, 3, bias=False))
+    found = vector(training.initialise(network, torch.Generator().manual_seed(3)))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    assert torch.equal(found, vector(network))
+
+
+def test_the_initialisation_has_the_published_bound_and_spread():
+    """Uniform on +-1/sqrt(fan-in), weights and biases."""
+    network = training.initialise(nn.Sequential(nn.Conv2d(16, 64, 3), nn.Linear(100, 200)), generator(0))
+    for module, fan_in in zip(network, (16 * 9, 100), strict=True):
+        for parameter in (module.weight, module.bias):
+            assert 0.9 * fan_in**-0.5 < parameter.abs().max() <= fan_in**-0.5
+            assert parameter.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.15)
+
+
+def test_the_initialisation_is_determined_by_its_generator_alone():
+    network, before = ConvNet(1, 8, 4, width=4, depth=1), torch.get_rng_state()
+    first, again, other = [vector(training.initialise(network, generator(seed))) for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_an_epoch_of_one_batch_is_one_step_of_sgd():
+    (images, labels), network = toy(), line()
+    weights = [parameter.detach().clone().requires_grad_() for parameter in network.parameters()]
+    loss = F.cross_entropy(F.linear(images.flatten(1), *weights), labels)
+    wanted = [weight - 0.3 * slope for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True)]
+    losses = []
+    training.run_epoch(network, torch.optim.SGD(network.parameters(), 0.3), images, labels, 99, plainly, generator(0), losses.append)
+    for found, parameter in zip(network.parameters(), wanted, strict=True):
+        assert torch.allclose(found, parameter, rtol=0, atol=1e-14)
+    assert losses == [pytest.approx(float(loss))]
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_generator():
+    """In batches whose last may be shorter; each image with its own label; one tick a step."""
+    images, seen = torch.arange(10.0).view(10, 1), []
+
+    def watch(chunk, generator):
+        seen.append(chunk.flatten().tolist())
+        return F.one_hot(chunk.flatten().long(), 10).double() * 50  # the right logits, whatever the order
+
+    network, losses = nn.Linear(10, 10, bias=False).double(), []
+    nn.init.eye_(network.weight)
+    for seed in (0, 0, 1):
+        optimizer = torch.optim.SGD(network.parameters(), 0.0)
+        training.run_epoch(network, optimizer, images, torch.arange(10), 4, watch, generator(seed), losses.append)
+    assert [len(chunk) for chunk in seen[:3]] == [4, 4, 2]
+    orders = [sum(seen[k : k + 3], []) for k in (0, 3, 6)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[0] == orders[1] != orders[2]
+    assert len(losses) == 9
+    assert max(losses) < 1e-9
+
+
+@pytest.mark.parametrize("epochs", [6, 7])
+def test_half_way_the_rate_drops_to_a_tenth_and_the_momentum_starts_from_rest(epochs):
+    """Seen in the steps themselves: the rate is so low that the gradient stays the same; the first half is the shorter one."""
+    (images, labels), network = toy(), line()
+    path = [vector(network)]
+    settings = {"epochs": epochs, "batch": 99, "learning_rate": 1e-6, "momentum": 0.9, "weight_decay": 0.0}
+    training.fit(
+        network, images, labels, **settings, augment=plainly, generator=generator(0), tick=lambda loss: path.append(vector(network))
+    )
+    steps = torch.stack([(after - before).norm() for before, after in zip(path, path[1:], strict=False)])
+    speed = [sum(0.9**k for k in range(step + 1)) for step in range(epochs)]
+    wanted = torch.tensor(speed[: epochs // 2] + [v / 10 for v in speed[: epochs - epochs // 2]], dtype=torch.float64)
+    assert torch.allclose(steps / steps[0], wanted, rtol=1e-4)
+
+
+def test_weight_decay_pulls_the_parameters_to_zero():
+    """Without a gradient (one class: its cross-entropy is 0) nothing else moves them."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double()
+    before = vector(network)
+    settings = {"epochs": 2, "batch": 99, "learning_rate": 0.5, "momentum": 0.0, "weight_decay": 0.1}
+    images, labels = toy()
+    training.fit(network, images, labels * 0, **settings, augment=plainly, generator=generator(0))
+    assert torch.allclose(vector(network), before * (1 - 0.5 * 0.1) * (1 - 0.05 * 0.1), rtol=1e-12)
+
+
+def test_a_few_epochs_fit_a_separable_set():
+    """And the same generator gives the same network."""
+    images, labels = toy(dtype=torch.float32)
+    settings = {"epochs": 20, "batch": 16, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}
+    first, again, other = [
+        training.fit(line(torch.float32), images, labels, **settings, augment=plainly, generator=generator(seed)) for seed in (1, 1, 2)
+    ]
+    assert training.accuracy(line(torch.float32), images, labels) < 0.9
+    assert training.accuracy(first, images, labels) == 1
+    assert torch.equal(vector(first), vector(again))
+    assert not torch.equal(vector(first), vector(other))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 10, 500])
+def test_accuracy_counts_every_image_once(batch):
+    """Ten images that are their own logits, seven of them right: also where the last batch is shorter."""
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    logits = F.one_hot(labels, 3).float()
+    logits[torch.tensor([0, 4, 9])] = logits[torch.tensor([0, 4, 9])].roll(1, 1)
+    assert training.accuracy(nn.Identity(), logits, labels, batch) == 0.7
+
+
+def test_accuracy_is_of_the_network_at_rest_and_an_epoch_trains_it_again():
+    """A dropout shows it: all is kept when counting, nothing when training."""
+    (images, labels), network = toy(), nn.Sequential(nn.Flatten(), nn.Dropout(1.0), nn.Linear(16, 2)).double()
+    wanted = float((network[2](images.flatten(1)).argmax(1) == labels).double().mean())
+    assert 0 < wanted < 1
+    assert training.accuracy(network, images, labels) == wanted
+    weight = network[2].weight.detach().clone()
+    training.run_epoch(network, torch.optim.SGD(network.parameters(), 1.0), images, labels, 8, plainly, generator(0))
+    assert torch.equal(network[2].weight, weight)

@@ -1,0 +1,67 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from mtt import workers
+
+pytestmark = pytest.mark.slow
+
+
+def square(task, tick):
+    for _ in range(3):
+        tick(loss=0.5)
+    return task * task
+
+
+def threads(task, tick):
+    return torch.get_num_threads()
+
+
+def fail(task, tick):
+    if task == 1:
+        raise ValueError("task 1 is wrong")
+    time.sleep(0.1)
+
+
+def die(task, tick):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_results_are_the_same_from_any_number_of_workers(number, monkeypatch, capfd):
+    monkeypatch.setenv("MTT_WORKERS", number)
+    with workers.pool(5) as each:
+        assert each(square, [3, 1, 2], "squares", 3) == {3: 9, 1: 1, 2: 4}
+        assert each(threads, [0, 1], "again", 1) == {0: 1, 1: 1}
+    assert "9/9" in capfd.readouterr().err
+
+
+def test_the_error_of_a_task_is_the_error_of_the_run():
+    with pytest.raises(ValueError, match="task 1 is wrong"), workers.pool(2) as each:
+        each(fail, [0, 1, 2], "fails", 1)
+
+
+def test_a_killed_worker_is_named_in_one_line():
+    with pytest.raises(OSError, match="a worker was killed .* what was finished is kept"), workers.pool(2) as each:
+        each(die, [0], "dies", 1)
+
+
+def test_a_process_ends_soon_after_its_parent_is_gone():
+    """A grandchild that watches its parent is gone within seconds of a kill -9 of the parent."""
+    watching = "from mtt.workers import end_with_parent; import time; end_with_parent(0.1); print('on', flush=True); time.sleep(60)"
+    starting = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {watching!r}]); print(p.pid, flush=True); p.wait()"
+    parent = subprocess.Popen([sys.executable, "-c", starting], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "on\n"
+    parent.kill()
+    parent.communicate()
+    gone = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < gone, "the child is still there"
+        time.sleep(0.1)
