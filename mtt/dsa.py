@@ -28,7 +28,7 @@ def draw(families, n, generator):
 
 def apply(images, drawn):
     """The images as `drawn` changes them; the images themselves where it is None."""
-    return images if drawn is None else FAMILIES[drawn.family](images, drawn.u.to(images))
+    return images if drawn is None else FAMILIES[drawn.family](images, drawn.u.to(images.device))
 
 
 def augment(images, families, generator):
@@ -38,7 +38,7 @@ def augment(images, families, generator):
 
 def color(images, u):
     """Brightness, saturation, contrast, in this order."""
-    brightness, saturation, contrast = u.view(-1, 3, 1, 1, 1).unbind(1)
+    brightness, saturation, contrast = u.to(images).view(-1, 3, 1, 1, 1).unbind(1)
     images = images + (brightness - 0.5)
     grey = images.mean(1, keepdim=True)
     images = (images - grey) * 2 * saturation + grey
@@ -74,14 +74,14 @@ def flip(images, u):
 
 def scale(images, u):
     """Stretch the sampling grid by 1/1.2 to 1.2 per axis: above 1 the picture shrinks."""
-    factor = 1 / 1.2 + u * (1.2 - 1 / 1.2)
+    factor = 1 / 1.2 + u.to(images) * (1.2 - 1 / 1.2)
     zero = torch.zeros_like(factor[:, 0])
     return _warp(images, [factor[:, 0], zero, zero, factor[:, 1]])
 
 
 def rotate(images, u):
     """By -15 to 15 degrees."""
-    angle = torch.deg2rad((u[:, 0] - 0.5) * 30)
+    angle = torch.deg2rad((u[:, 0].to(images) - 0.5) * 30)
     return _warp(images, [angle.cos(), -angle.sin(), angle.sin(), angle.cos()])
 
 

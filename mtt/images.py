@@ -32,13 +32,15 @@ def digits(root, side):
 def _mnist(loader, root, mean, std):
     """MNIST's format through torchvision: unpacked idx files in `root`/NAME/raw are used, else downloaded there."""
     where = Path(root, loader.__name__, "raw")
+    wanted = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     try:
         train, test = [loader(str(root), train=train, download=True) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
-        wanted = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
-        raise ValueError(f"{where}: found no data, and the download failed ({error}); put there, unpacked: {wanted}") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: found a broken idx file ({error})") from None
+    except Exception as error:  # torchvision asserts, and looks up in tables, what a file claims to be
+        if all((where / name).is_file() for name in wanted):
+            raise ValueError(f"{where}: found a broken idx file ({type(error).__name__}: {error})") from None
+        if not isinstance(error, (RuntimeError, OSError)):
+            raise
+        raise ValueError(f"{where}: found no data, and the download failed ({error}); put there, unpacked: {', '.join(wanted)}") from None
     return Raw(*[(part.data.unsqueeze(1), part.targets.long()) for part in (train, test)], list(train.classes), [mean], [std])
 
 
@@ -62,13 +64,19 @@ def _cifar(root, archive, md5, folder, train, test, label_bytes, names):
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{folder}: no such folder, and the download failed ({error}); put {archive} unpacked into {root}") from None
     parts = [[_records(folder / name, label_bytes) for name in files] for files in (train, test)]
-    classes = (folder / names).read_text().split()
+    classes = _there(folder / names).read_text().split()
     joined = [tuple(torch.cat(tensors) for tensors in zip(*part, strict=True)) for part in parts]
     return Raw(*joined, classes, [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
 
 
+def _there(path):
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; wanted the whole archive, unpacked")
+    return path
+
+
 def _records(path, label_bytes):
-    data = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    data = torch.from_numpy(np.fromfile(_there(path), dtype=np.uint8))
     size = label_bytes + 3072
     if not len(data) or len(data) % size:
         raise ValueError(f"{path}: found {len(data)} bytes; wanted a multiple of {size}, the size of a record")
@@ -92,26 +100,33 @@ def cifar100(root, side):
 def folder(root, side):
     """Any tree of images with one folder per class, in `root` or in its train/ and test/: shorter side resized, centre cropped."""
     root = Path(root)
-    if (root / "train").is_dir() and (root / "test").is_dir():
+    if (root / "train").is_dir():
+        if not (root / "test").is_dir():
+            raise ValueError(f"{root}: found train/ and no test/; wanted both, or one folder for each class")
         (train, classes), (test, found) = [_tree(root / part, side) for part in ("train", "test")]
         if found != classes:
             raise ValueError(f"{root / 'test'}: found the classes {found}; wanted those of train, {classes}")
-        return Raw(train, test, classes)
+        return Raw(*_channels(train, test), classes)
     train, classes = _tree(root, side)
-    return Raw(train, None, classes)
+    return Raw(*_channels(train), None, classes)
+
+
+def _channels(*parts):
+    """The (images, labels) of `parts` with one channel where every image of all is grey, else with three."""
+    if all((x[:, :1] == x).all() for x, _ in parts):
+        return [(x[:, :1], y) for x, y in parts]
+    return parts
 
 
 def _tree(root, side):
-    """Images (n, 3 or 1, side, side) and labels of one tree; one channel where every image is grey."""
+    """Images (n, 3, side, side) with their labels, and the class names, of one tree."""
     try:
         tree = torchvision.datasets.ImageFolder(str(root), loader=lambda path: _image(path, side))
     except (FileNotFoundError, OSError) as error:
         raise ValueError(f"{root}: {error}; wanted one folder of images for each class") from None
     if len(tree.classes) < 2:
         raise ValueError(f"{root}: found the single class {tree.classes[0]!r}; wanted two or more, one folder each")
-    images = torch.stack([image for image, _ in tree])
-    grey = bool((images[:, :1] == images).all())
-    return (images[:, :1] if grey else images, torch.tensor(tree.targets)), tree.classes
+    return (torch.stack([image for image, _ in tree]), torch.tensor(tree.targets)), tree.classes
 
 
 def _image(path, side):
@@ -119,8 +134,10 @@ def _image(path, side):
 
     try:
         with Image.open(path) as opened:
+            if opened.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to white
+                opened = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8))
             image = opened.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: found no readable image ({error})") from None
     functional = torchvision.transforms.functional
     return functional.pil_to_tensor(functional.center_crop(functional.resize(image, side), side))

@@ -3,7 +3,7 @@
 Self-sufficient: who has the file needs nothing else to train on it, to look at it, or to prepare test images for it.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
@@ -51,7 +51,7 @@ class ImageSet:
 
     def save(self, path):
         """Write the set to `path`."""
-        header = {name: value for name, value in asdict(self).items() if name not in ("images", "labels")}
+        header = {name: value for name, value in vars(self).items() if name not in ("images", "labels")}
         tensorfile.save(path, {"images": self.images, "labels": self.labels}, {"kind": "set", **header})
 
     @staticmethod
@@ -74,9 +74,13 @@ def load(path):
 def _check(path, found):
     """What every user of a set relies on."""
     images, labels, k = found.images, found.labels, len(found.classes)
-    if images.ndim != 4 or len(images) != len(labels) or not len(images):
+    if images.ndim != 4 or labels.ndim not in (1, 2) or len(images) != len(labels) or not len(images):
         found = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
         raise ValueError(f"{path}: found {found}; wanted (n, C, H, W) and (n,) or (n, K)")
+    wanted = {1: torch.int64, 2: torch.float32}[labels.ndim]
+    if labels.dtype != wanted or images.dtype not in (torch.uint8, torch.float32):
+        found = f"images of {images.dtype} and labels {tuple(labels.shape)} of {labels.dtype}"
+        raise ValueError(f"{path}: found {found}; wanted uint8 or float32 images, int64 labels (n,) or float32 labels (n, K)")
     if not images.shape[1] == len(found.mean) == len(found.std):
         found = f"{images.shape[1]} channels, {len(found.mean)} means and {len(found.std)} deviations"
         raise ValueError(f"{path}: found {found}; wanted as many of each")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 class Section(BaseModel):
     """A section of params.yaml: no default, no unknown key, no conversion of one type into another."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Network(Section):
@@ -37,32 +37,58 @@ def read(section, schema, path="params.yaml"):
     try:
         return TypeAdapter(schema).validate_python(values[section])
     except ValidationError as error:
-        raise ValueError("\n".join(_line(path, section, fault) for fault in error.errors())) from None
+        lines = {}  # one for each key: a union has a fault for each of its types
+        for fault in error.errors():
+            key, what = _place(section, values[section], fault), _what(fault)
+            lines[key] = f"{lines[key]}; or: {fault['msg']}" if key in lines else f"{path}: {key}{what}"
+        raise ValueError("\n".join(lines.values())) from None
 
 
 def read_all(path="params.yaml"):
     """All of params.yaml, unchecked. Raises ValueError where it is missing or no mapping."""
     try:
         with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+            values = _Loader(file).get_single_data()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; `make recipe NAME=default` writes it") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: found {type(values).__name__}; wanted sections, as in recipes/default.yaml")
     return values
 
 
-def _line(path, section, fault):
-    """One pydantic fault as one line."""
-    key, found = ".".join(map(str, [section, *fault["loc"]])), fault["input"]
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice; YAML would take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.YAMLError(f"found {', '.join(map(str, twice))} twice, line {node.start_mark.line + 1}; wanted each key once")
+        return super().construct_mapping(node, deep)
+
+
+def _place(section, value, fault):
+    """The key of a pydantic fault, dotted; what pydantic adds for the types of a union is left out."""
+    keys = [section]
+    for part in fault["loc"]:
+        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+            keys.append(part)
+            value = value[part]
+        elif fault["type"] == "missing":
+            keys.append(part)
+    return ".".join(map(str, keys))
+
+
+def _what(fault):
+    """What is wrong, as the rest of the line after the key."""
+    found = fault["input"]
     if fault["type"] == "missing":
-        return f"{path}: {key}: missing"
+        return ": missing"
     if fault["type"] == "extra_forbidden":
-        return f"{path}: {key} = {found!r}: unknown key"
+        return f" = {found!r}: unknown key"
     hint = "; YAML reads it as a word: write 0.001 or 1.0e-3" if isinstance(found, str) and _is_number(found) else ""
-    return f"{path}: {key} = {found!r}: {fault['msg']}{hint}"
+    return f" = {found!r}: {fault['msg']}{hint}"
 
 
 def _is_number(word):
@@ -78,6 +104,6 @@ def run(main):
     try:
         main(*sys.argv[1:])
     except (ValueError, OSError, ArithmeticError) as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        sys.exit("\n".join(f"error: {line}" for line in (str(error) or type(error).__name__).splitlines()))
     except KeyboardInterrupt:
         sys.exit("interrupted; what was finished is kept, and the same command goes on from there")

@@ -45,7 +45,11 @@ def load(path):
     if "theta" not in file.keys():  # noqa: SIM118 (not a mapping)
         raise ValueError(f"{path}: found tensors {list(file.keys())}; wanted theta")
     rows = file.get_slice("theta")
-    shape, wanted = tuple(rows.get_shape()), sum(torch.Size(shape).numel() for _, shape in header["layout"])
+    try:
+        wanted = sum(torch.Size(shape).numel() for _, shape in header["layout"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path}: found no layout in its header; wanted [[name, shape], ...]") from None
+    shape = tuple(rows.get_shape())
     if len(shape) != 2 or shape[1] != wanted:
         raise ValueError(f"{path}: found theta of shape {shape}; wanted (snapshots, {wanted}), as its header says")
     return Trajectory(str(path), header, rows, shape)

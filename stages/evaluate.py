@@ -34,6 +34,7 @@ ARCHITECTURES = {"ConvNet": ConvNet, "AlexNet": AlexNet, "VGG11": VGG11, "ResNet
 def main(method, architecture, section, images, validation, test, out):
     """Score the set in `images`, by the protocol of params.yaml's `section`, and write the figures to `out`."""
     network, augmentation, p = read("network", Network), read("augmentation", Augmentation), read(section, Evaluate)
+    workers.end_with_parent()
     small, held_out = imageset.load(images), imageset.load(test)
     if small.images.shape[1:] != held_out.images.shape[1:] or small.classes != held_out.classes:
         raise ValueError(f"{images}: found {tuple(small.images.shape[1:])} images of {small.classes}; wanted those of {test}")

@@ -27,6 +27,7 @@ class Experts(Section):
 def main(train, validation, out):
     """Train what the store lacks of the experts, in parallel, and link them all into the folder `out`."""
     network, augmentation, p = read("network", Network), read("augmentation", Augmentation), read("experts", Experts)
+    workers.end_with_parent()
     settings = [network.model_dump(), augmentation.model_dump(), p.model_dump(exclude={"count"})]
     folder = store.folder("experts", [train, validation], settings)
     with store.held(folder):

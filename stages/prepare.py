@@ -34,8 +34,10 @@ def main(raw, train, validation, test):
         if empty:
             raise ValueError(f"{part}: found no image of {empty}; wanted some of every class (prepare.test, prepare.validation)")
     mean, std = normalisation(found, parts[train][0])
+    if min(std) == 0:
+        raise ValueError(f"{raw}: found training images of one colour; wanted some that differ")
     for path, (x, y) in parts.items():
-        ImageSet(x, y, p.set, found.classes, mean, std, provenance={"prepare": p.model_dump()}).save(path)
+        ImageSet(x, y, p.set, found.classes, mean, std, provenance={"prepare": p.model_dump(exclude={"raw"})}).save(path)
         print(f"{path}: {len(x)} images {tuple(x.shape[1:])}, {len(found.classes)} classes")
 
 

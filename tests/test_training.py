@@ -42,9 +42,9 @@ def test_the_initialisation_has_the_published_bound_and_spread():
     """Uniform on +-1/sqrt(fan-in), weights and biases."""
     network = training.initialise(nn.Sequential(nn.Conv2d(16, 64, 3), nn.Linear(100, 200)), generator(0))
     for module, fan_in in zip(network, (16 * 9, 100), strict=True):
-        for parameter in (module.weight, module.bias):
-            assert 0.9 * fan_in**-0.5 < parameter.abs().max() <= fan_in**-0.5
-            assert parameter.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.15)
+        for parameter in (module.weight.detach(), module.bias.detach()):
+            assert 0.9 * fan_in**-0.5 < float(parameter.abs().max()) <= fan_in**-0.5
+            assert float(parameter.std()) == pytest.approx((3 * fan_in) ** -0.5, rel=0.15)
 
 
 def test_the_initialisation_is_determined_by_its_generator_alone():
@@ -64,7 +64,7 @@ def test_an_epoch_of_one_batch_is_one_step_of_sgd():
     training.run_epoch(network, torch.optim.SGD(network.parameters(), 0.3), images, labels, 99, plainly, generator(0), losses.append)
     for found, parameter in zip(network.parameters(), wanted, strict=True):
         assert torch.allclose(found, parameter, rtol=0, atol=1e-14)
-    assert losses == [pytest.approx(float(loss))]
+    assert losses == [pytest.approx(loss.item())]
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_generator():

@@ -1,0 +1,160 @@
+"""dvc.yaml equals the code."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from mtt.store import MACHINERY
+
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = PIPELINE["stages"]
+
+
+def commands(stage):
+    found = STAGES[stage]["cmd"]
+    return [found] if isinstance(found, str) else found
+
+
+def script(stage):
+    """The module that a stage runs last, such as stages.evaluate."""
+    return commands(stage)[-1].split()[2]
+
+
+def source(module):
+    return ROOT / (module.replace(".", "/") + ".py")
+
+
+def imported(module):
+    """The project's modules that one of them imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source(module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("mtt", "stages") and source(name).is_file()}
+
+
+def closure(module):
+    """The module and all that it imports, directly or not, less the machinery that cannot change a result."""
+    found, new = set(), {module}
+    while new:
+        found |= new
+        new = {name for known in new for name in imported(known)} - found - MACHINERY
+    return found
+
+
+def outs(stage):
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in STAGES[stage].get(kind, [])]
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_the_import_closure_and_no_more(stage):
+    code = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert code == {str(source(name).relative_to(ROOT)) for name in closure(script(stage))}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_name_the_sections_that_are_read(stage):
+    """Those that the script reads by name, and the one that its command line names."""
+    calls = [node for node in ast.walk(ast.parse(source(script(stage)).read_text())) if isinstance(node, ast.Call)]
+    names = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read"]
+    wanted = {name.value for name in names if isinstance(name, ast.Constant)}
+    if not all(isinstance(name, ast.Constant) for name in names):
+        sections = yaml.safe_load((ROOT / "params.yaml").read_text())
+        wanted |= {word for word in commands(stage)[-1].split() if word in sections}
+    assert set(STAGES[stage].get("params", [])) == wanted
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_path_in_a_command_is_a_dep_or_an_out(stage):
+    known = {*STAGES[stage]["deps"], *outs(stage)}
+    paths = [word for line in commands(stage) for word in line.split()[3:] if "/" in word or "${prepare.raw}" in word]
+    assert paths
+    assert set(paths) <= known
+
+
+def test_only_evaluate_reads_the_test_set():
+    readers = [stage for stage in STAGES if "data/prepared/test.safetensors" in STAGES[stage]["deps"]]
+    assert {script(stage) for stage in readers} == {"stages.evaluate"}
+
+
+def test_nothing_in_the_library_imports_a_stage_and_no_stage_but_check_imports_a_stage():
+    for path in [*ROOT.glob("mtt/*.py"), *ROOT.glob("stages/*.py")]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if module.endswith("__init__") or module == "stages.check":
+            continue
+        assert not {name for name in imported(module) if name.startswith("stages.")}, module
+
+
+def lock():
+    return yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+
+
+def dvc(*words, cwd, **environment):
+    environment = {**os.environ, "PYTHONPATH": "", **environment}
+    return subprocess.run(["dvc", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A fresh clone of what is committed, with its own work store."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
+    return tmp_path / "clone"
+
+
+@pytest.mark.slow
+def test_the_lock_is_up_to_date(clone):
+    """On a clone without data nothing is to be run."""
+    found = dvc("repro", "--dry", "--allow-missing", cwd=clone)
+    assert "Running stage" not in found.stdout + found.stderr, found.stdout + found.stderr
+    assert found.returncode == 0, found.stderr
+
+
+def test_published_is_exactly_what_the_lock_names():
+    """A user's own push does not belong there: `dvc remote add -d mine URL` sets another target."""
+    wanted = set()
+    for stage in lock().values():
+        for out in stage["outs"]:
+            if out["path"].startswith("data/"):
+                wanted.add(out["md5"])
+    for name in [name for name in wanted if name.endswith(".dir")]:
+        found = ROOT / "published/files/md5" / name[:2] / name[2:]
+        wanted |= {entry["md5"] for entry in json.loads(found.read_text())}
+    found = {path.parent.name + path.name for path in (ROOT / "published/files/md5").rglob("*") if path.is_file()}
+    assert found == wanted
+    assert sum(path.stat().st_size for path in (ROOT / "published").rglob("*") if path.is_file()) <= 6e6
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_pulls_everything_that_the_lock_names(clone):
+    found = dvc("pull", cwd=clone)
+    assert found.returncode == 0, found.stderr
+    assert len(list((clone / "data/buffer").glob("*.safetensors"))) == 10
+    status = dvc("status", cwd=clone)
+    assert "up to date" in status.stdout
+
+
+@pytest.mark.slow
+def test_an_experiment_on_distill_runs_distill_and_what_follows_and_trains_no_expert(clone):
+    """And a key that there is not is refused by name."""
+    refused = dvc("exp", "run", "-S", "distill.syn_stepz=80", cwd=clone)
+    assert refused.returncode != 0
+    assert "syn_stepz" in refused.stderr
+    fast = ["distill.syn_steps=3", "distill.iterations=2", "distill.validate.every=0", "architectures=[ConvNet]", "evaluate.networks=1"]
+    fast += ["evaluate.epochs=2", "evaluate.select_epochs=2"]
+    settings = [word for change in fast for word in ("-S", change)]
+    found = dvc("exp", "run", "--pull", "--allow-missing", *settings, cwd=clone)
+    assert found.returncode == 0, found.stdout + found.stderr
+    ran = set(re.findall(r"Running stage '([\w@-]+)'", found.stdout + found.stderr))
+    assert {"distill", "evaluate@distilled-ConvNet", "report"} <= ran
+    assert not ran & {"prepare", "experts", "buffer", "baseline@random"}
+    again = dvc("repro", cwd=clone)
+    assert "Running stage" not in again.stdout + again.stderr
