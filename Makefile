@@ -21,7 +21,7 @@ recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml
 
 publish: .venv/runtime  ## for maintainers: bring published/ to exactly what dvc.lock names
-	dvc push && dvc gc --workspace --cloud --force
+	rm -rf published/files && dvc push --remote published
 
 .venv/runtime: requirements.txt
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("error: found Python %d.%d; wanted 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." % sys.version_info[:2])'

@@ -90,7 +90,9 @@ def learn(state, p, experts, network, families, score, folder):
                 for b in batches(len(x), batch, p.syn_steps, draws)
             ]
             value, dx, dalpha = match(loss, theta, target, x, y, state.alpha, steps)
-            stop_unless_finite(iteration, start, value, state.alpha, dx, dalpha)
+            if not all(number.isfinite().all() for number in (value, dx, dalpha)):
+                state.save(folder / "rolling.safetensors")
+                raise run_away(iteration, start, value, state.alpha)
             clamped = state.step(dx, dalpha, p.lr_img, p.lr_lr, p.momentum, floor=p.lr_init / 100)
             state.curve.append([iteration + 1, expert, start, float(value), float(state.alpha), int(clamped)])
             if score and state.iteration % p.scoring.every == 0:
@@ -111,13 +113,11 @@ def visited(iteration, count, seed):
     return int(order[iteration % count])
 
 
-def stop_unless_finite(iteration, start, value, alpha, *gradients):
-    """Raise ArithmeticError, before anything is changed, where the numbers have run away."""
-    if not all(number.isfinite().all() for number in (value, alpha, *gradients)):
-        raise ArithmeticError(
-            f"distill stopped at iteration {iteration + 1}, start epoch {start}: loss {float(value)}, step size {float(alpha)}, "
-            "not all finite with their gradients; lower distill.lr_img or distill.lr_lr. The last good checkpoint is kept."
-        )
+def run_away(iteration, start, value, alpha):
+    """The error that stops a run whose numbers are no longer finite, before they change anything."""
+    found = f"start epoch {start}: loss {float(value)}, step size {float(alpha)}, not finite or of no finite gradient"
+    advice = "lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept"
+    return ArithmeticError(f"distill stopped at iteration {iteration + 1}, {found}; {advice}")
 
 
 def begin(p, index, train):

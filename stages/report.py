@@ -29,6 +29,13 @@ def rows(cell):
         yield {**{column: cell[column] for column in COLUMNS[:2]}, **cell["best_rate"], "method": f"{cell['method']}_best_rate"}
 
 
+def markdown(found):
+    """The same table in Markdown, as it stands in README.md and RESULTS.md."""
+    table = pivot(found).reset_index(names="")
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
 def pivot(found):
     """The table that people read: a row for each method, a column for each architecture."""
     found = found.assign(score=[f"{100 * row['mean']:.1f} +- {100 * row['std']:.1f} ({row['n']})" for _, row in found.iterrows()])

@@ -455,18 +455,6 @@ def test_a_set_without_test_images_is_cut_in_three_that_make_it_up(make_run):
     assert float(train.normalised().std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_seed_of_the_test_cut_is_not_that_of_validation(make_run):
-    """Both cuts at one half: the places drawn in the rest differ from those drawn in the whole."""
-    run = make_run()
-    run.set(prepare={"test": 0.5, "validation": 0.5})
-    train, validation, test = prepared(run)
-    y = images.load("digits", "", 8).train[1]
-    _, held = images.split(y, 0.5, generator("test", 0))
-    assert torch.equal(test.labels, y[held])
-    _, again = images.split(torch.cat([train.labels, validation.labels]), 0.5, generator("test", 0))
-    assert not torch.equal(validation.labels, torch.cat([train.labels, validation.labels])[again])
-
-
 def test_test_images_of_the_set_are_kept_whole_and_its_published_normalisation_used(make_run):
     run = make_run()
     run.set(prepare={"set": "FashionMNIST", "validation": 0.34})

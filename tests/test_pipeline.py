@@ -99,7 +99,8 @@ def lock():
 
 
 def dvc(*words, cwd, **environment):
-    environment = {**os.environ, "PYTHONPATH": "", **environment}
+    names = {f"GIT_{role}_{what}": "test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = {**os.environ, "PYTHONPATH": "", **names, **environment}
     return subprocess.run(["dvc", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 

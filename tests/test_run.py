@@ -177,13 +177,16 @@ def test_distill_reads_no_test_image_and_with_noise_and_no_validation_no_real_im
     assert torch.equal(found.images, imageset.load("data/distilled/last.safetensors").images)
 
 
-def test_a_step_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(ready):
-    ready("distill")
-    kept = ready.files("work/distill/*/000004.safetensors")
-    ready.set(distill={"lr_img": 1e30})
-    with pytest.raises(ArithmeticError, match=r"iteration \d+, start epoch \d, .*|iteration .* start epoch .* loss .* step size"):
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(ready):
+    ready.set(distill={"lr_img": 1e30, "iterations": 50, "validate": {"every": 0}})
+    with pytest.raises(ArithmeticError, match=r"stopped at iteration \d+, start epoch [01]: loss \S+, step size \S+, not finite") as error:
         ready("distill")
-    assert ready.files("work/distill/*/000004.safetensors") == kept
+    stopped = int(str(error.value).split("iteration ")[1].split(",")[0])
+    (kept,) = ready.folder.glob("work/distill/*/rolling.safetensors")
+    tensors, header = tensorfile.load(kept, "checkpoint")
+    assert header["iteration"] == stopped - 1
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert not list(ready.folder.glob("data/distilled/*"))
 
 
 def test_mini_batches_and_a_warning_where_not_every_image_is_used(ready, capsys):

@@ -1,0 +1,39 @@
+"""README.md and RESULTS.md say what the committed results say."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from stages import report
+
+
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md"])
+def test_the_table_is_that_of_the_committed_scores(name):
+    """`python -m stages.report results/scores results/scores.csv` prints it."""
+    found = re.search("<!-- scores -->\n(.*?)<!-- /scores -->", (ROOT / name).read_text(), re.S)[1]
+    assert found == report.markdown(pd.read_csv(ROOT / "results/scores.csv"))
+
+
+def test_the_default_reaches_ninety_percent_and_beats_random_images():
+    scores = pd.read_csv(ROOT / "results/scores.csv").set_index(["method", "architecture"])["mean"]
+    assert scores["distilled", "ConvNet"] >= 0.9
+    assert scores["distilled", "ConvNet"] > scores["random", "ConvNet"]
+
+
+def test_the_readme_names_the_size_of_what_is_published():
+    size = sum(path.stat().st_size for path in (ROOT / "published").rglob("*") if path.is_file())
+    assert f"{size / 1e6:.1f} MB" in (ROOT / "README.md").read_text()
+
+
+def test_the_metrics_are_there_for_scripts():
+    metrics = json.loads((ROOT / "results/distill/metrics.json").read_text())
+    assert {"loss", "step_size", "clamped", "iterations", "validation_accuracy", "best_iteration"} == set(metrics)
+
+
+def test_every_file_of_the_tree_in_the_readme_is_there():
+    tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("What scripts")[0]
+    for name in re.findall(r"\w+\.py\b", tree):
+        assert list(ROOT.glob(f"*/{name}")), name
