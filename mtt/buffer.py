@@ -1,11 +1,14 @@
 """The buffer as distillation reads it: a folder of trajectories under one index.json, opened without reading their tensors."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
 
 from mtt import trajectory
+
+SHARED = ("layout", "network", "augmentation", "set", "classes", "shape", "mean", "std", "snapshots")
 
 
 class Buffer:
@@ -17,6 +20,9 @@ class Buffer:
         try:
             self.index = json.loads((self.path / "index.json").read_text())
             files = self.index["files"]
+            missing = [key for key in SHARED if key not in self.index]
+            if missing or not files or any({"file", "sha256", "bytes"} - set(file) for file in files):
+                raise KeyError
         except FileNotFoundError:
             raise ValueError(f"{self.path}: found no index.json; wanted a buffer, as stage buffer writes it") from None
         except (json.JSONDecodeError, KeyError, TypeError):
@@ -34,6 +40,20 @@ class Buffer:
         if found != wanted:
             raise ValueError(f"{path}: found a trajectory of another network or length; wanted {wanted[1]} snapshots of the index's layout")
         return expert
+
+    def verify(self):
+        """Raise ValueError unless every file has the bytes that the index names."""
+        for file in self.index["files"]:
+            with open(self.path / file["file"], "rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != file["sha256"]:
+                raise ValueError(f"{self.path / file['file']}: found sha256 {found}; wanted {file['sha256']}, as the index says")
+
+    def check_set(self, path, about):
+        """Raise ValueError unless the set in `path`, which is `about` that, is the one the experts were trained on."""
+        wanted = {"name": self.index["set"], **{key: self.index[key] for key in ("classes", "mean", "std", "shape")}}
+        if about != wanted:
+            raise ValueError(f"{path}: found {about}; wanted {wanted}, as in {self.path}")
 
     def check(self, network, augmentation, snapshots):
         """Raise ValueError unless the buffer was made by these parameter sections and has so many snapshots."""

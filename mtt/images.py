@@ -35,7 +35,14 @@ def _mnist(loader, root, mean, std):
     wanted = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     try:
         train, test = [loader(str(root), train=train, download=True) for train in (True, False)]
-    except Exception as error:  # torchvision asserts, and looks up in tables, what a file claims to be
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AssertionError,
+    ) as error:  # torchvision asserts what a file claims to be
         if all((where / name).is_file() for name in wanted):
             raise ValueError(f"{where}: found a broken idx file ({type(error).__name__}: {error})") from None
         if not isinstance(error, (RuntimeError, OSError)):
@@ -100,9 +107,7 @@ def cifar100(root, side):
 def folder(root, side):
     """Any tree of images with one folder per class, in `root` or in its train/ and test/: shorter side resized, centre cropped."""
     root = Path(root)
-    if (root / "train").is_dir():
-        if not (root / "test").is_dir():
-            raise ValueError(f"{root}: found train/ and no test/; wanted both, or one folder for each class")
+    if (root / "train").is_dir() and (root / "test").is_dir():
         (train, classes), (test, found) = [_tree(root / part, side) for part in ("train", "test")]
         if found != classes:
             raise ValueError(f"{root / 'test'}: found the classes {found}; wanted those of train, {classes}")
@@ -126,6 +131,8 @@ def _tree(root, side):
         raise ValueError(f"{root}: {error}; wanted one folder of images for each class") from None
     if len(tree.classes) < 2:
         raise ValueError(f"{root}: found the single class {tree.classes[0]!r}; wanted two or more, one folder each")
+    if deeper := [path for path, _ in tree.samples if Path(path).parent.parent != Path(root)]:
+        raise ValueError(f"{deeper[0]}: found an image in a folder of a folder; wanted one folder for each class, or train/ and test/")
     return (torch.stack([image for image, _ in tree]), torch.tensor(tree.targets)), tree.classes
 
 
@@ -134,8 +141,10 @@ def _image(path, side):
 
     try:
         with Image.open(path) as opened:
-            if opened.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to white
-                opened = Image.fromarray((np.asarray(opened) // 257).astype(np.uint8))
+            if opened.mode in ("I", "F"):
+                raise ValueError("32 bits a pixel; wanted 8 or 16")
+            if opened.mode.startswith("I;16"):  # which Pillow would clip to white
+                opened = Image.fromarray((np.asarray(opened) / 257).round().astype(np.uint8))
             image = opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: found no readable image ({error})") from None

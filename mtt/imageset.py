@@ -35,6 +35,11 @@ class ImageSet:
             return self.images.float() / 255
         return (self.images * self._per_channel(self.std) + self._per_channel(self.mean)).clamp(0, 1)
 
+    def about(self):
+        """What sets that are used together must share."""
+        names = ("name", "classes", "mean", "std")
+        return {**{name: getattr(self, name) for name in names}, "shape": list(self.images.shape[1:])}
+
     def of_class(self, label):
         """Indices (m,) of the images of one class."""
         return (self.labels == label).nonzero().squeeze(1)

@@ -14,7 +14,7 @@ TENSORS = ("x", "y", "alpha", "velocity_x", "velocity_alpha", "best_x", "best_al
 
 @dataclass
 class State:
-    """The synthetic set as it stands. Tensors are changed in place."""
+    """The synthetic set as it stands."""
 
     x: torch.Tensor  # images (n, C, H, W) in the normalised space
     y: torch.Tensor  # labels (n,)
@@ -34,11 +34,17 @@ class State:
         return cls(x, y, alpha, torch.zeros_like(x), torch.zeros_like(alpha), x.clone(), alpha.clone())
 
     def step(self, dx, dalpha, lr_img, lr_lr, momentum, floor):
-        """SGD with momentum on images and step size; the step size stays at or above `floor`. Gives whether it was clamped."""
-        self.x -= lr_img * self.velocity_x.mul_(momentum).add_(dx)
-        self.alpha -= lr_lr * self.velocity_alpha.mul_(momentum).add_(dalpha)
+        """SGD with momentum on images and step size; the step size stays at or above `floor`. Gives whether it was clamped.
+
+        Raises ArithmeticError, and leaves the state as it was, where a number is no longer finite.
+        """
+        velocity_x, velocity_alpha = momentum * self.velocity_x + dx, momentum * self.velocity_alpha + dalpha
+        x, alpha = self.x - lr_img * velocity_x, self.alpha - lr_lr * velocity_alpha
+        if not all(number.isfinite().all() for number in (x, alpha, velocity_x, velocity_alpha)):
+            raise ArithmeticError(f"images or step size ({float(alpha)}) would not be finite")
+        self.velocity_x, self.velocity_alpha, self.x, self.alpha = velocity_x, velocity_alpha, x, alpha
         clamped = bool(self.alpha < floor)
-        self.alpha.clamp_(min=floor)
+        self.alpha = self.alpha.clamp(min=floor)
         self.iteration += 1
         return clamped
 

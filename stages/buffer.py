@@ -42,6 +42,8 @@ def main(experts, out, plot):
 
 def check(expert, first, wanted, p):
     """Raise ValueError unless `expert` belongs with `first`, with params.yaml, and is long enough."""
+    if missing := [key for key in (*TOGETHER, "accuracy") if key not in expert.header]:
+        raise ValueError(f"{expert.path}: found a header without {', '.join(missing)}; wanted a trajectory of stage experts")
     for key in TOGETHER:
         if expert.header.get(key) != first.header.get(key):
             raise ValueError(f"{expert.path}: found {key} {expert.header.get(key)}; wanted {first.header.get(key)}, as in {first.path}")

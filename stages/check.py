@@ -62,6 +62,9 @@ def between(values):
         yield line("baseline.ipc", values["baseline"].ipc, f"distill.ipc = {distill.ipc}, or the comparison is not one")
     if missing := set(values["methods"]) - {"distilled", *values["baselines"]}:
         yield line("baselines", values["baselines"], f"{sorted(missing)} too, as methods has it")
+    for section, names in {"evaluate": values["architectures"], "whole": values["whole_architectures"]}.items():
+        if lacking := [name for name in names if name not in values[section].epochs]:
+            yield line(f"{section}.epochs", values[section].epochs, f"those of {lacking} too")
     for key in ("methods", "baselines", "architectures", "whole_architectures"):
         if len(set(values[key])) < len(values[key]):
             yield line(key, values[key], "each name once")

@@ -62,7 +62,10 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
     experts = Buffer(buffer)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc)
     experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
+    experts.verify()
     used = [train] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
+    for path in used:
+        experts.check_set(path, imageset.load(path).about())
     settings = [network.model_dump(), families, p.model_dump(exclude={"iterations"})]
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
     with store.held(folder):
@@ -77,26 +80,28 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
 
 def learn(state, p, experts, network, families, score, folder):
     """The algorithm: match a segment of an expert's path, step images and step size; until p.iterations are done."""
-    x, y, index = state.x, state.y, experts.index
-    net = ConvNet(*x.shape[1:3], len(index["classes"]), network.width, network.depth).to(x.device)
-    loss, batch, saved = as_function(net, F.cross_entropy), len(x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
+    y, index, where, n = state.y, experts.index, state.x.device, len(state.x)
+    net = ConvNet(*state.x.shape[1:3], len(index["classes"]), network.width, network.depth).to(where)
+    loss, batch, saved = as_function(net, F.cross_entropy), n if p.batch_syn == "all" else p.batch_syn, time.monotonic()
     with bar(p.iterations, "distill", "iteration", state.iteration) as progress:
         for iteration in range(state.iteration, p.iterations):
             draws = generator("distill", p.seed, iteration)
             expert, start = visited(iteration, len(experts.experts), p.seed), int(torch.randint(p.max_start_epoch, (), generator=draws))
-            theta, target = (row.to(x.device) for row in experts.segment(expert, start, p.expert_epochs))
+            theta, target = (row.to(where) for row in experts.segment(expert, start, p.expert_epochs))
             steps = [
-                (b.to(x.device), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws)))
-                for b in batches(len(x), batch, p.syn_steps, draws)
+                (b.to(where), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws))) for b in batches(n, batch, p.syn_steps, draws)
             ]
-            value, dx, dalpha = match(loss, theta, target, x, y, state.alpha, steps)
-            if not all(number.isfinite().all() for number in (value, dx, dalpha)):
+            value, dx, dalpha = match(loss, theta, target, state.x, y, state.alpha, steps)
+            try:
+                if not value.isfinite():
+                    raise ArithmeticError("the loss is not finite")
+                clamped = state.step(dx, dalpha, p.lr_img, p.lr_lr, p.momentum, floor=p.lr_init / 100)
+            except ArithmeticError as error:
                 state.save(folder / "rolling.safetensors")
-                raise run_away(iteration, start, value, state.alpha)
-            clamped = state.step(dx, dalpha, p.lr_img, p.lr_lr, p.momentum, floor=p.lr_init / 100)
+                raise run_away(iteration, start, value, state.alpha, error) from None
             state.curve.append([iteration + 1, expert, start, float(value), float(state.alpha), int(clamped)])
             if score and state.iteration % p.scoring.every == 0:
-                state.score(score(x, y, float(state.alpha), state.iteration))
+                state.score(score(state.x, y, float(state.alpha), state.iteration))
             if time.monotonic() - saved > 20:
                 state.save(folder / "rolling.safetensors")
                 saved = time.monotonic()
@@ -113,11 +118,10 @@ def visited(iteration, count, seed):
     return int(order[iteration % count])
 
 
-def run_away(iteration, start, value, alpha):
+def run_away(iteration, start, value, alpha, error):
     """The error that stops a run whose numbers are no longer finite, before they change anything."""
-    found = f"start epoch {start}: loss {float(value)}, step size {float(alpha)}, not finite or of no finite gradient"
-    advice = "lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept"
-    return ArithmeticError(f"distill stopped at iteration {iteration + 1}, {found}; {advice}")
+    found = f"distill stopped at iteration {iteration + 1}, start epoch {start}: loss {float(value)}, step size {float(alpha)}: {error}"
+    return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
 
 
 def begin(p, index, train):

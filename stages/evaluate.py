@@ -4,6 +4,7 @@ import json
 import statistics
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,12 +20,11 @@ class Evaluate(Section):
     """`evaluate:` for small sets, `whole:` for the whole training set."""
 
     networks: int = Field(ge=1)  # fresh networks whose test accuracies make mean and std
-    epochs: int = Field(ge=2)  # the learning rate falls to a tenth at half
-    select_epochs: int = Field(ge=2)  # of the network that tries each learning rate on validation
+    epochs: dict[str, Annotated[int, Field(ge=2)]]  # by architecture; the learning rate falls to a tenth at half
     batch: int = Field(ge=1)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
-    learning_rates: list[float] = Field(min_length=1)  # tried on validation; a learned step size is tried beside them
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)  # tried on validation, a learned step size beside them
     seed: int = Field(ge=0)
 
 
@@ -36,20 +36,22 @@ def main(method, architecture, section, images, validation, test, out):
     network, augmentation, p = read("network", Network), read("augmentation", Augmentation), read(section, Evaluate)
     workers.end_with_parent()
     small, held_out = imageset.load(images), imageset.load(test)
-    if small.images.shape[1:] != held_out.images.shape[1:] or small.classes != held_out.classes:
-        raise ValueError(f"{images}: found {tuple(small.images.shape[1:])} images of {small.classes}; wanted those of {test}")
+    if architecture not in ARCHITECTURES or architecture not in p.epochs:
+        raise ValueError(f"params.yaml: {section}.epochs: found {architecture}; wanted one of {', '.join(ARCHITECTURES)}, with its epochs")
+    if small.about() != held_out.about():
+        raise ValueError(f"{images}: found {small.about()}; wanted {held_out.about()}, as in {test}")
     run_one = partial(train_one, images, validation, test, architecture, network, augmentation, p)
     learned = small.learning_rate
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
-    steps = -(-len(small.images) // p.batch)
+    steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
 
     label = f"{method} {architecture}"
     with workers.pool(max(p.networks, len(rates))) as each:
-        candidates = select(each, run_one, rates, f"{label}: learning rate", steps * p.select_epochs)
+        candidates = select(each, run_one, rates, f"{label}: learning rate", steps)
         best = max(candidates, key=candidates.get) if candidates else rates[0]
         scored = list(dict.fromkeys([learned or best, best]))
         tasks = [("test", rate, seed) for rate in scored for seed in range(p.networks)]
-        found = each(run_one, tasks, f"{label}: {p.networks} networks", steps * p.epochs)
+        found = each(run_one, tasks, f"{label}: {p.networks} networks", steps)
     scores = {rate: summary(rate, [found["test", rate, seed] for seed in range(p.networks)]) for rate in scored}
     result = {
         "method": method, "architecture": architecture, "images": len(small.images), **scores[learned or best],
@@ -85,7 +87,7 @@ def train_one(images, validation, test, architecture, network, augmentation, p, 
     sizes = {"width": network.width, "depth": network.depth} if architecture == "ConvNet" else {}
     net = initialise(ARCHITECTURES[architecture](*data.images.shape[1:3], len(data.classes), **sizes), draws).to(device)
     fit(
-        net, data.normalised().to(device), data.labels.to(device), epochs=p.epochs if part == "test" else p.select_epochs, batch=p.batch,
+        net, data.normalised().to(device), data.labels.to(device), epochs=p.epochs[architecture], batch=p.batch,
         learning_rate=rate, momentum=p.momentum, weight_decay=p.weight_decay,
         augment=partial(dsa.augment, families=augmentation.families), generator=draws, tick=tick,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def main(train, validation, out):
     settings = [network.model_dump(), augmentation.model_dump(), p.model_dump(exclude={"count"})]
     folder = store.folder("experts", [train, validation], settings)
     with store.held(folder):
-        missing = [index for index in range(p.count) if not (folder / name(index)).exists()]
+        missing = [index for index in range(p.count) if not whole(folder / name(index), p.epochs)]
         print(f"{p.count - len(missing)} of {p.count} experts are there, {len(missing)} to train")
         if missing:
             steps = p.epochs * -(-len(imageset.load(train).images) // p.batch)
@@ -45,6 +45,15 @@ def main(train, validation, out):
 def name(index):
     """The file of one expert."""
     return f"{index:04d}.safetensors"
+
+
+def whole(path, epochs):
+    """Whether `path` holds a finished expert; what is broken there (a power cut) is removed."""
+    try:
+        return path.exists() and len(trajectory.load(path)) == epochs + 1
+    except ValueError:
+        path.unlink()
+        return False
 
 
 def train_expert(train, validation, folder, network, augmentation, p, index, tick):

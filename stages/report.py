@@ -10,14 +10,16 @@ from mtt.params import read, run
 COLUMNS = ["method", "architecture", "mean", "std", "n"]
 
 
-def main(scores, table):
-    """Gather the cells that params.yaml lists from the folder `scores` into the CSV `table`, and print it."""
+def main(scores, table, plot):
+    """Gather the cells that params.yaml lists from the folder `scores` into the CSV `table` and, a bar each, `plot`; and print it."""
     cells = [(method, architecture) for method in read("methods", list[str]) for architecture in read("architectures", list[str])]
     cells += [("whole", architecture) for architecture in read("whole_architectures", list[str])]
     found = [row for cell in cells for row in rows(json.loads(Path(scores, "{}-{}.json".format(*cell)).read_text()))]
     found = pd.DataFrame(found, columns=COLUMNS)
     Path(table).parent.mkdir(parents=True, exist_ok=True)
     found.to_csv(table, index=False, float_format="%.6g")
+    bars = found.assign(bar=found.architecture + " " + found.method)[["bar", "mean"]]
+    bars.to_csv(plot, index=False, float_format="%.6g")
     print("\nAccuracy on the test set, mean +- std over n networks\n")
     print(pivot(found).to_string(), end="\n\n")
 

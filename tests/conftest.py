@@ -12,8 +12,8 @@ TINY = {
     "experts": {"count": 2, "epochs": 3},
     "distill": {"iterations": 4, "syn_steps": 3, "max_start_epoch": 2, "validate": {"every": 2, "networks": 1, "epochs": 2}},
     "architectures": ["ConvNet", "AlexNet"],
-    "evaluate": {"networks": 2, "epochs": 4, "select_epochs": 2, "learning_rates": [0.01, 0.1]},
-    "whole": {"networks": 1, "epochs": 2, "learning_rates": [0.01]},
+    "evaluate": {"networks": 2, "epochs": {"ConvNet": 4, "AlexNet": 2}, "learning_rates": [0.01, 0.1]},
+    "whole": {"networks": 1, "epochs": {"ConvNet": 2}, "learning_rates": [0.01]},
 }
 
 
@@ -36,12 +36,12 @@ class Run:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(self.values))
 
     def command(self, stage, architecture="ConvNet", method="random"):
-        """The words after `python -m` by which dvc.yaml calls a stage."""
+        """The words after `exec python -m` by which dvc.yaml calls a stage."""
         found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"]
         line = found if isinstance(found, str) else found[-1]
         for name, value in {"${prepare.raw}": "raw", "${item.method}": method, "${item.architecture}": architecture}.items():
             line = line.replace(name, value)
-        return line.split()[2:]
+        return line.split()[3:]
 
     def __call__(self, stage, **item):
         """Run a stage in this process, as dvc.yaml calls it."""

@@ -35,6 +35,8 @@ def test_the_default_passes(make_run):
         ({"buffer": {"snapshots": 30}}, "at most experts.epochs + 1 = 4"),
         ({"baseline": {"ipc": 2}}, "baseline.ipc = 2; wanted distill.ipc = 1"),
         ({"baselines": []}, r"['random'] too, as methods has it"),
+        ({"evaluate": {"learning_rates": [-0.1]}}, "evaluate.learning_rates.0 = -0.1"),
+        ({"architectures": ["VGG11"], "evaluate": {"epochs": {"VGG11": 1}}}, "evaluate.epochs.VGG11 = 1"),
         ({"surplus": 1}, "params.yaml: surplus: unknown key"),
     ],
     ids=str,
@@ -65,8 +67,8 @@ def test_more_images_per_class_than_there_are_is_refused_before_experts_are_trai
         check.main("data/prepared/train.safetensors")
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in ("experts", "distill"):
-        assert stages[stage]["cmd"][0] == "python -m stages.check data/prepared/train.safetensors"
-    assert stages["prepare"]["cmd"][0] == "python -m stages.check"
+        assert stages[stage]["cmd"][0] == "exec python -m stages.check data/prepared/train.safetensors"
+    assert stages["prepare"]["cmd"][0] == "exec python -m stages.check"
 
 
 @pytest.mark.slow

@@ -333,11 +333,26 @@ def test_other_classes_in_test_than_in_train_are_refused_by_name(tmp_path):
     assert refusal("folder", tmp_path) == f"{tmp_path / 'test'}: found the classes ['ant', 'cat']; wanted those of train, ['ant', 'bee']"
 
 
-def test_a_tree_of_parts_that_are_not_train_and_test_is_refused(tmp_path):
-    """train/ and val/ would be taken for the two classes."""
-    for part in ("train", "val"):
+@pytest.mark.parametrize("parts", [("train", "val"), ("training", "validation")])
+def test_a_tree_of_parts_that_are_not_train_and_test_is_refused(tmp_path, parts):
+    """The two parts would be taken for the two classes."""
+    for part in parts:
         write_tree(tmp_path / part, {"ant": [(8, 8)], "bee": [(8, 8)]})
     assert refusal("folder", tmp_path).startswith(f"{tmp_path}")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_tree(tmp_path, {"car": [(8, 8)], "train": [(8, 8)]})
+    assert images.load("folder", tmp_path, 8).classes == ["car", "train"]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_refused_by_their_file(tmp_path, dtype):
+    """32 bits, whole or real: what is black and what white is not in the file, and a guess may blacken all."""
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(random_bytes(8, 8).astype(dtype)).save(tmp_path / name / "0.tif")
+    assert refusal("folder", tmp_path).startswith(f"{tmp_path / 'ant' / '0.tif'}: ")
 
 
 def png(path):

@@ -23,7 +23,7 @@ def commands(stage):
 
 def script(stage):
     """The module that a stage runs last, such as stages.evaluate."""
-    return commands(stage)[-1].split()[2]
+    return commands(stage)[-1].split()[3]
 
 
 def source(module):
@@ -76,7 +76,7 @@ def test_params_name_the_sections_that_are_read(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_path_in_a_command_is_a_dep_or_an_out(stage):
     known = {*STAGES[stage]["deps"], *outs(stage)}
-    paths = [word for line in commands(stage) for word in line.split()[3:] if "/" in word or "${prepare.raw}" in word]
+    paths = [word for line in commands(stage) for word in line.split()[4:] if "/" in word or "${prepare.raw}" in word]
     assert paths
     assert set(paths) <= known
 
@@ -150,7 +150,7 @@ def test_an_experiment_on_distill_runs_distill_and_what_follows_and_trains_no_ex
     assert refused.returncode != 0
     assert "syn_stepz" in refused.stderr
     fast = ["distill.syn_steps=3", "distill.iterations=2", "distill.validate.every=0", "architectures=[ConvNet]", "evaluate.networks=1"]
-    fast += ["evaluate.epochs=2", "evaluate.select_epochs=2"]
+    fast += ["evaluate.epochs.ConvNet=2"]
     settings = [word for change in fast for word in ("-S", change)]
     found = dvc("exp", "run", "--pull", "--allow-missing", *settings, cwd=clone)
     assert found.returncode == 0, found.stdout + found.stderr
