@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from mtt import imageset
 from stages import report
 
 
@@ -15,6 +16,13 @@ def test_the_table_is_that_of_the_committed_scores(name):
     """`python -m stages.report results/scores results/scores.csv` prints it."""
     found = re.search("<!-- scores -->\n(.*?)<!-- /scores -->", (ROOT / name).read_text(), re.S)[1]
     assert found == report.markdown(pd.read_csv(ROOT / "results/scores.csv"))
+
+
+def test_the_table_of_fashion_mnist_is_that_of_its_published_set():
+    found = re.search("<!-- fashion -->\n(.*?)<!-- /fashion -->", (ROOT / "RESULTS.md").read_text(), re.S)[1]
+    about = json.loads((ROOT / "sets/fashion-mnist-ipc1-cpu.json").read_text())
+    assert found == report.markdown(pd.DataFrame(about["scores"]))
+    assert imageset.load(ROOT / "sets/fashion-mnist-ipc1-cpu.safetensors").name == "FashionMNIST"
 
 
 def test_the_default_reaches_ninety_percent_and_beats_random_images():
