@@ -29,6 +29,14 @@ def test_the_step_size_is_clamped_at_the_floor_and_says_so():
     assert float(state.alpha) == pytest.approx(0.0002)
 
 
+def test_a_step_that_would_not_be_finite_is_refused_and_changes_nothing():
+    state, before = fresh(), fresh()
+    with pytest.raises(ArithmeticError, match="would not be finite"):
+        state.step(torch.ones_like(state.x), torch.tensor(1e30), 1.0, 1e30, 0.5, floor=0.0)
+    for name, value in vars(before).items():
+        assert torch.equal(value, getattr(state, name)) if torch.is_tensor(value) else value == getattr(state, name)
+
+
 def test_the_best_images_are_kept_as_they_were_when_scored():
     state = fresh()
     state.score(0.5)
