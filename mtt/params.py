@@ -62,6 +62,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice; YAML would take the last."""
 
     def construct_mapping(self, node, deep=False):
+        """The mapping of a node, each key once."""
         keys = [self.construct_object(key) for key, _ in node.value]
         if twice := {key for key in keys if keys.count(key) > 1}:
             raise yaml.YAMLError(f"found {', '.join(map(str, twice))} twice, line {node.start_mark.line + 1}; wanted each key once")
