@@ -5,10 +5,10 @@ import sys
 from tqdm import tqdm
 
 
-def bar(total, label, unit, done=0):
+def bar(total, label, unit, done=0, shown=True):
     """A tqdm bar over `total` `unit`s, `done` of which were finished before."""
     quiet = not sys.stderr.isatty()
     return tqdm(
         total=total, initial=done, desc=label, unit=unit, dynamic_ncols=not quiet, smoothing=0.05,
-        mininterval=60 if quiet else 0.2, maxinterval=60 if quiet else 2, ascii=quiet,
+        mininterval=60 if quiet else 0.2, maxinterval=60 if quiet else 2, ascii=quiet, disable=not shown,
     )  # fmt: skip

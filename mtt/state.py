@@ -26,12 +26,13 @@ class State:
     iteration: int = 0  # finished ones
     curve: list = field(default_factory=list)  # a row for each iteration
     scores: list = field(default_factory=list)  # [iteration, score] for each scoring
+    how: dict = field(default_factory=dict)  # how the stage computes: compiled or not, in how many ranks
 
     @classmethod
-    def begin(cls, x, y, alpha):
+    def begin(cls, x, y, alpha, how=None):
         """The state before the first iteration."""
         alpha = torch.tensor(alpha, device=x.device)
-        return cls(x, y, alpha, torch.zeros_like(x), torch.zeros_like(alpha), x.clone(), alpha.clone())
+        return cls(x, y, alpha, torch.zeros_like(x), torch.zeros_like(alpha), x.clone(), alpha.clone(), how=how or {})
 
     def step(self, dx, dalpha, lr_img, lr_lr, momentum, floor):
         """SGD with momentum on images and step size; the step size stays at or above `floor`. Gives whether it was clamped.
@@ -58,10 +59,10 @@ class State:
         """Write a checkpoint to `path`."""
         tensors = {name: getattr(self, name) for name in TENSORS}
         numbers = {"iteration": self.iteration, "curve": self.curve, "scores": self.scores}
-        tensorfile.save(path, tensors, {"kind": "checkpoint", "made_with": made_with(), **numbers})
+        tensorfile.save(path, tensors, {"kind": "checkpoint", "made_with": made_with(self.how), **numbers})
 
 
-def resume(folder, iterations, device):
+def resume(folder, iterations, device, how=None):
     """The State of the newest checkpoint in `folder` not past `iterations`, or None; and a warning, empty where nothing is to be said."""
     found = [(tensorfile.open_file(path, "checkpoint")[1]["iteration"], path) for path in folder.glob("*.safetensors")]
     found = [(iteration, path) for iteration, path in found if iteration <= iterations]
@@ -69,12 +70,13 @@ def resume(folder, iterations, device):
         return None, ""
     tensors, header = tensorfile.load(max(found)[1], "checkpoint")
     numbers = {name: header[name] for name in ("iteration", "curve", "scores")}
-    state = State(**{name: tensor.to(device) for name, tensor in tensors.items()}, **numbers)
-    if header["made_with"] == made_with():
+    state = State(**{name: tensor.to(device) for name, tensor in tensors.items()}, **numbers, how=how or {})
+    if header["made_with"] == made_with(state.how):
         return state, ""
-    return state, f"; warning: it was made with {header['made_with']}, now {made_with()}: the result may differ in its last bits"
+    return state, f"; warning: it was made with {header['made_with']}, now {made_with(state.how)}: the result may differ in its last bits"
 
 
-def made_with():
-    """What else decides the last bits of a result."""
-    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
+def made_with(how):
+    """What else decides the last bits of a result; `how` is what the stage adds."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device, **how}

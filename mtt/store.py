@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Modules of the project that cannot change a result: not in `deps:`, not in a key; each has a test of that claim.
-MACHINERY = {"mtt", "stages", "mtt.params", "mtt.store", "mtt.workers", "mtt.progress", "stages.check"}
+MACHINERY = {"mtt", "stages", "mtt.params", "mtt.store", "mtt.workers", "mtt.progress", "mtt.compiling", "mtt.ranks", "stages.check"}
 
 
 def folder(name, files, settings):

@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 
@@ -18,35 +17,44 @@ def initialise(network, generator):
     return network
 
 
-def run_epoch(network, optimizer, images, labels, batch, augment, generator, tick=lambda loss: None):
-    """One pass over (images, labels) in random order, cross-entropy, `batch` images a step.
+def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick=lambda loss: None):
+    """One pass of E networks theta (E, P) over (images, labels), each in an order of its own, `batch` images a step.
 
-    `augment(images, generator)` gives the images as the network sees them; `tick(loss)` is called after each step.
+    `gradient(theta, x, y)` gives the sum of their losses and its gradient (E, P) for x (E, n, C, H, W) and y (E, n);
+    `augment(images, generator)` the images as a network sees them; `generators` are E, one for each network.
+    `tick(loss)` gets their mean loss after each step.
     """
-    network.train()
-    for chunk in torch.randperm(len(images), generator=generator).to(images.device).split(batch):
-        loss = F.cross_entropy(network(augment(images[chunk], generator=generator)), labels[chunk])
-        optimizer.zero_grad()
-        loss.backward()
+    orders = torch.stack([torch.randperm(len(images), generator=draws) for draws in generators]).to(images.device)
+    for chunks in orders.split(batch, dim=1):
+        x = torch.stack([augment(images[chunk], generator=draws) for chunk, draws in zip(chunks, generators, strict=True)])
+        loss, theta.grad = gradient(theta, x, labels[chunks])
         optimizer.step()
-        tick(loss.detach())
+        tick(loss / len(theta))
 
 
-def fit(network, images, labels, *, epochs, batch, learning_rate, momentum, weight_decay, augment, generator, tick=lambda loss: None):
-    """Train a fresh network on a set by the protocol of the paper (its appendix): SGD, a tenth of the rate after half.
+def fit(
+    gradient, theta, images, labels, *, epochs, batch, learning_rate, momentum, weight_decay, augment, generators, tick=lambda loss: None
+):
+    """Half of a training by the protocol of the paper (its appendix): SGD from theta (E, P), which it changes, at one learning rate.
 
-    At half a new optimiser starts, so the momentum starts from rest, as in the published protocol.
+    A training is two such halves, the second at a tenth of the rate. Each starts an optimiser of its own, so at half the
+    momentum starts from rest, as in the published protocol; and so all that one half hands on is theta.
     """
-    for first, last, rate in [(0, epochs // 2, learning_rate), (epochs // 2, epochs, learning_rate / 10)]:
-        optimizer = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=weight_decay, fused=True)
-        for _ in range(first, last):
-            run_epoch(network, optimizer, images, labels, batch, augment, generator, tick)
-    return network
+    optimizer = torch.optim.SGD([theta], learning_rate, momentum, weight_decay=weight_decay, fused=True)
+    for _ in range(epochs):
+        epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick)
+
+
+def halves(epochs, learning_rate):
+    """[(epochs, learning rate) of the first half, of the second]."""
+    return [(epochs // 2, learning_rate), (epochs - epochs // 2, learning_rate / 10)]
 
 
 @torch.no_grad()
 def accuracy(network, images, labels, batch=500):
     """The share of images whose class has the largest logit."""
+    trained = network.training
     network.eval()
     hits = [(network(x).argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
+    network.train(trained)
     return int(sum(hits)) / len(labels)

@@ -21,19 +21,42 @@ Kept: theta_0 .. theta_N and the numbers drawn for each step, nothing else; so m
 """
 
 import torch
-from torch.func import functional_call
+
+from mtt.functional import value_and_gradient
 
 
-def as_function(network, objective):
-    """The loss l(theta, x, y) -> () of `network`, theta (P,) in place of its parameters. `objective(logits, y)` as cross_entropy."""
-    names, shapes = zip(*[(name, p.shape) for name, p in network.named_parameters()], strict=True)
-    sizes = [shape.numel() for shape in shapes]
+class Step:
+    """The two derivatives of a student's step, from its loss l(theta, x, y).
 
-    def loss(theta, x, y):
-        parts = [part.view(shape) for part, shape in zip(theta.split(sizes), shapes, strict=True)]
-        return objective(functional_call(network, dict(zip(names, parts, strict=True)), x), y)
+    Eager, the gradient is differentiated again. Compiled (`compile` takes a function and gives it compiled), s is taken
+    as the slope of the loss along lam, by forward mode: <lam, g> without g, one convolution a layer less. Eager, that is
+    the slower one.
+    """
 
-    return loss
+    def __init__(self, loss, compile=None):
+        self.loss = loss
+        self._value_and_gradient = value_and_gradient(compile(loss) if compile else loss)
+        self.pullback = compile(self._slope_along) if compile else self._twice_reversed
+
+    def gradient(self, theta, x, y):
+        """g (P,): the gradient of the loss by theta."""
+        return self._value_and_gradient(theta, x, y)[1]
+
+    def _twice_reversed(self, theta, x, y, lam):
+        """s = <lam, g> (), and its derivatives by theta and x."""
+        theta, x = theta.detach().requires_grad_(), x.detach().requires_grad_()
+        with torch.enable_grad():
+            s = lam @ torch.autograd.grad(self.loss(theta, x, y), theta, create_graph=True)[0]
+        return s.detach(), *torch.autograd.grad(s, (theta, x))
+
+    def _slope_along(self, theta, x, y, lam):
+        """The same."""
+
+        def slope(theta, x):
+            return torch.func.jvp(lambda theta: self.loss(theta, x, y), (theta,), (lam,))[1]
+
+        (ds_dtheta, ds_dx), s = torch.func.grad_and_value(slope, (0, 1))(theta, x)
+        return s, ds_dtheta, ds_dx
 
 
 def batches(n, batch, steps, generator):
@@ -50,28 +73,22 @@ def distance(theta, start, target):
     return difference.square().sum() / length, 2 * difference / length
 
 
-def gradient(loss, theta, x, y, create_graph=False):
-    """g (P,): the gradient of loss(theta, x, y) by theta."""
-    theta = theta if theta.requires_grad else theta.detach().requires_grad_()
-    return torch.autograd.grad(loss(theta, x, y), theta, create_graph=create_graph)[0]
-
-
-def match(loss, theta, target, x, y, alpha, steps):
+def match(step, theta, target, x, y, alpha, steps):
     """The matching loss L and its gradients (dL/dx, dL/dalpha).
 
-    `loss` is l(theta, x, y); `steps` a list of (b_i, A_i), A_i a pure function of images.
+    `step` is the Step of the loss; `steps` a list of (b_i, A_i), A_i a pure function of images.
     """
     x, alpha, thetas = x.detach(), alpha.detach(), [theta]
     for b, augment in steps:
-        thetas.append(thetas[-1] - alpha * gradient(loss, thetas[-1], augment(x[b]), y[b]))
+        thetas.append(thetas[-1] - alpha * step.gradient(thetas[-1], augment(x[b]), y[b]))
 
     value, lam = distance(thetas[-1], theta, target)
     dx, dalpha = torch.zeros_like(x), torch.zeros_like(alpha)
     for theta_i, (b, augment) in zip(reversed(thetas[:-1]), reversed(steps), strict=True):
-        theta_i, x_b = theta_i.detach().requires_grad_(), x[b].requires_grad_()
-        s = lam @ gradient(loss, theta_i, augment(x_b), y[b], create_graph=True)
-        ds_dx, ds_dtheta = torch.autograd.grad(s, (x_b, theta_i))
-        dalpha -= s.detach()
-        dx[b] -= alpha * ds_dx  # b is a piece of a permutation: no index twice
+        x_b = x[b].requires_grad_()
+        seen = augment(x_b)
+        s, ds_dtheta, ds_dseen = step.pullback(theta_i, seen.detach(), y[b], lam)
+        dalpha -= s
+        dx[b] -= alpha * torch.autograd.grad(seen, x_b, ds_dseen)[0]  # b is a piece of a permutation: no index twice
         lam = lam - alpha * ds_dtheta
     return value, dx, dalpha

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
@@ -27,13 +27,25 @@ def device():
     """Where tensors live: this worker's GPU where there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    name = multiprocessing.current_process()._identity
-    return torch.device("cuda", (name[-1] - 1 if name else 0) % torch.cuda.device_count())
+    worker = multiprocessing.current_process()._identity  # empty in a stage's own process
+    number = worker[-1] - 1 if worker else int(os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 def count():
     """How many workers run side by side."""
     return int(os.environ.get("MTT_WORKERS") or torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+
+
+def together():
+    """How many networks a worker trains as one: $MTT_TOGETHER, by default 10 on a GPU, whose kernels one alone leaves idle, else 1."""
+    return int(os.environ.get("MTT_TOGETHER") or (10 if torch.cuda.is_available() else 1))
+
+
+def groups(tasks):
+    """The list `tasks` in tuples of `together()`."""
+    size = together()
+    return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
 
 
 def end_with_parent(seconds=0.5):
@@ -48,13 +60,13 @@ def end_with_parent(seconds=0.5):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def set_threads(work):
+def set_threads(work, sharing=1):
     """One thread where a layer has fewer than 200,000 numbers: there, threads wait for each other longer than they compute.
 
-    So the bytes of a small run are the same on any number of cores; a larger one uses what $OMP_NUM_THREADS or the machine gives.
+    So the bytes of a small run are the same on any number of cores; a larger one uses what $OMP_NUM_THREADS or the machine gives,
+    divided by the processes that are `sharing` it.
     """
-    if work < 200_000:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1 if work < 200_000 else max(1, torch.get_num_threads() // sharing))
 
 
 def keep_memory():
@@ -70,9 +82,11 @@ def keep_memory():
 
 @contextmanager
 def pool(most):
-    """Gives `each(function, tasks, label, steps)` -> {task: function(task, tick)}, for at most `most` tasks at a time.
+    """Gives `each(functions, tasks, label, steps)` -> {task: result}, for at most `most` tasks at a time.
 
-    The tasks of one call run side by side, under one bar of `steps` steps a task; `tick(loss=None, n=1)` moves it.
+    A task is done in turns, one for each of `functions`: function(task, result of the turn before or None, tick) -> result,
+    each in whichever process is free, so that 5 tasks in 2 turns keep 2 processes busy to the end. All first turns come first.
+    The tasks of one call run under one bar of `steps` steps a task; `tick(loss=None, n=1)` moves it.
     An error in one task ends all; what others had finished is theirs to keep.
     """
     context = multiprocessing.get_context("spawn")
@@ -89,15 +103,19 @@ def pool(most):
         executor.shutdown(cancel_futures=True)
 
 
-def _each(executor, queue, function, tasks, label, steps):
+def _each(executor, queue, functions, tasks, label, steps):
     results = {}
     with bar(steps * len(tasks), label, "step") as progress:
         reader = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
         reader.start()
         try:
-            futures = {executor.submit(_call, function, task): task for task in tasks}
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
+            running = {executor.submit(_call, functions[0], task, None): (task, 0) for task in tasks}
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task, turn = running.pop(future)
+                    results[task] = future.result()
+                    if turn + 1 < len(functions):
+                        running[executor.submit(_call, functions[turn + 1], task, results[task])] = (task, turn + 1)
         finally:
             queue.put(None)
             reader.join()
@@ -112,8 +130,8 @@ def _start(queue):
     end_with_parent()
 
 
-def _call(function, task):
-    """One task; its ticks are gathered, a few a second, so that the queue costs nothing."""
+def _call(function, task, before):
+    """One turn of a task; its ticks are gathered, a few a second, so that the queue costs nothing."""
     pending, sent = 0, time.monotonic()
 
     def tick(loss=None, n=1):
@@ -124,7 +142,7 @@ def _call(function, task):
             pending, sent = 0, time.monotonic()
 
     try:
-        return function(task, tick)
+        return function(task, before, tick)
     finally:
         _ticks.put((pending, None))
 

@@ -1,28 +1,30 @@
 """Buffer, train, validation -> the distilled set, by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)."""
 
+import copy
 import json
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 
-from mtt import dsa, imageset, pictures, store
+from mtt import compiling, dsa, imageset, pictures, ranks, store, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
+from mtt.functional import as_function, set_parameters, together, value_and_gradient
 from mtt.imageset import ImageSet
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
 from mtt.seeds import generator
-from mtt.state import State, resume
-from mtt.training import accuracy, fit, initialise
-from mtt.unroll import as_function, batches, match
-from mtt.workers import device, end_with_parent, keep_memory, set_threads
+from mtt.state import TENSORS, State, resume
+from mtt.training import accuracy, fit, halves, initialise
+from mtt.unroll import Step, batches, match
+from mtt.workers import device, end_with_parent, groups, keep_memory, set_threads
 
 
 class Validate(Section):
@@ -45,6 +47,7 @@ class Distill(Section):
     syn_steps: int = Field(ge=1)  # N, steps of the student
     expert_epochs: int = Field(ge=1)  # M, epochs of the expert that they are matched with
     max_start_epoch: int = Field(ge=1)  # T+: the start epoch is drawn from 0 .. T+ - 1
+    segments: int = Field(ge=1)  # of experts' paths, averaged in each iteration
     batch_syn: Literal["all"] | Annotated[int, Field(ge=1)]  # synthetic images a step
     lr_img: float = Field(gt=0)  # of the pixels
     lr_lr: float = Field(ge=0)  # of the step size alpha
@@ -59,8 +62,8 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("distill", Distill)
     end_with_parent()
     keep_memory()
-    experts = Buffer(buffer)
-    set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc)
+    experts, size = Buffer(buffer), ranks.count(p.segments)
+    set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=size)
     experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
     experts.verify()
     used = [train] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
@@ -68,63 +71,97 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
         experts.check_set(path, imageset.load(path).about())
     settings = [network.model_dump(), families, p.model_dump(exclude={"iterations"})]
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
-    with store.held(folder):
-        state, warning = resume(folder, p.iterations, device())
+    net = convnet(network, experts.index)
+    how = {"compiled": repays(p, net, experts.index), "ranks": size}
+    with ranks.joined(size) as rank, store.held(folder) if rank == 0 else nullcontext():
+        state, warning = resume(folder, p.iterations, device(), how) if rank == 0 else (None, "")
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
-        state = state or begin(p, experts.index, train)
-        score = partial(validate, p.scoring, network, families, imageset.load(validation)) if p.scoring.every else None
-        learn(state, p, experts, network, families, score, folder)
-    finish(state, p, experts.index, out, last, curves, scores, metrics, picture)
+        state = state or begin(p, experts.index, train, how)
+        state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
+        net = net.to(device())
+        score = partial(validate, p.scoring, net, trainer(net, how), families, imageset.load(validation)) if p.scoring.every else None
+        learn(state, p, experts, net, families, score, folder, rank)
+        if rank == 0:
+            finish(state, p, experts.index, out, last, curves, scores, metrics, picture)
 
 
-def learn(state, p, experts, network, families, score, folder):
-    """The algorithm: match a segment of an expert's path, step images and step size; until p.iterations are done."""
-    y, index, where, n = state.y, experts.index, state.x.device, len(state.x)
-    net = ConvNet(*state.x.shape[1:3], len(index["classes"]), network.width, network.depth).to(where)
-    loss, batch, saved = as_function(net, F.cross_entropy), n if p.batch_syn == "all" else p.batch_syn, time.monotonic()
-    with bar(p.iterations, "distill", "iteration", state.iteration) as progress:
+def convnet(network, index):
+    """The student, for the images of the buffer."""
+    return ConvNet(*index["shape"][:2], len(index["classes"]), network.width, network.depth)
+
+
+def repays(p, net, index):
+    """Whether to compile: each of the student's steps costs four of training, there and back."""
+    n = p.ipc * len(index["classes"])
+    steps = 4 * p.iterations * p.segments * p.syn_steps
+    return compiling.repays(net, index["shape"], steps, n if p.batch_syn == "all" else p.batch_syn)
+
+
+def learn(state, p, experts, net, families, score, folder, rank):
+    """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done."""
+    batch, saved = len(state.x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
+    step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None)
+
+    def matched(segment):
+        expert, start, draws = segment
+        theta, target = (row.to(state.x.device) for row in experts.segment(expert, start, p.expert_epochs))
+        chunks = batches(len(state.x), batch, p.syn_steps, draws)
+        steps = [(b.to(state.x.device), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws))) for b in chunks]
+        return match(step, theta, target, state.x, state.y, state.alpha, steps)
+
+    with bar(p.iterations, "distill", "iteration", state.iteration, shown=rank == 0) as progress:
         for iteration in range(state.iteration, p.iterations):
-            draws = generator("distill", p.seed, iteration)
-            expert, start = visited(iteration, len(experts.experts), p.seed), int(torch.randint(p.max_start_epoch, (), generator=draws))
-            theta, target = (row.to(where) for row in experts.segment(expert, start, p.expert_epochs))
-            steps = [
-                (b.to(where), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws))) for b in batches(n, batch, p.syn_steps, draws)
-            ]
-            value, dx, dalpha = match(loss, theta, target, state.x, y, state.alpha, steps)
+            segments = [segment(p, len(experts.experts), iteration * p.segments + number) for number in range(p.segments)]
+            values, dx, dalpha = ranks.average(matched, segments)
             try:
-                if not value.isfinite():
+                if not values.isfinite().all():
                     raise ArithmeticError("the loss is not finite")
                 clamped = state.step(dx, dalpha, p.lr_img, p.lr_lr, p.momentum, floor=p.lr_init / 100)
             except ArithmeticError as error:
-                state.save(folder / "rolling.safetensors")
-                raise run_away(iteration, start, value, state.alpha, error) from None
-            state.curve.append([iteration + 1, expert, start, float(value), float(state.alpha), int(clamped)])
-            if score and state.iteration % p.scoring.every == 0:
-                state.score(score(state.x, y, float(state.alpha), state.iteration))
+                save(state, folder / "rolling.safetensors", rank)
+                raise run_away(iteration, segments, values, state.alpha, error) from None
+            for (expert, start, _), value in zip(segments, values.tolist(), strict=True):
+                state.curve.append([iteration + 1, expert, start, value, float(state.alpha), int(clamped)])
+            if score and rank == 0 and state.iteration % p.scoring.every == 0:
+                state.score(score(state.x, state.y, float(state.alpha), state.iteration))
             if time.monotonic() - saved > 20:
-                state.save(folder / "rolling.safetensors")
+                save(state, folder / "rolling.safetensors", rank)
                 saved = time.monotonic()
             best = f", validation {state.scores[-1][1]:.3f}" if state.scores else ""
-            progress.set_postfix_str(f"loss {float(value):.4f}, step size {float(state.alpha):.5f}{best}", refresh=False)
+            progress.set_postfix_str(f"loss {float(values.mean()):.4f}, step size {float(state.alpha):.5f}{best}", refresh=False)
             progress.update()
-    state.save(folder / f"{p.iterations:06d}.safetensors")
-    (folder / "rolling.safetensors").unlink(missing_ok=True)
+    save(state, folder / f"{p.iterations:06d}.safetensors", rank)
+    if rank == 0:
+        (folder / "rolling.safetensors").unlink(missing_ok=True)
 
 
-def visited(iteration, count, seed):
-    """The expert of an iteration: a permutation of all `count` is walked, then the next (without replacement, as published)."""
-    order = torch.randperm(count, generator=generator("experts", seed, iteration // count))
-    return int(order[iteration % count])
+def save(state, path, rank):
+    """Write a checkpoint; rank 0 alone does, as all hold the same state."""
+    if rank == 0:
+        state.save(path)
 
 
-def run_away(iteration, start, value, alpha, error):
+def segment(p, count, number):
+    """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
+    draws = generator("distill", p.seed, number)
+    return visited(number, count, p.seed), int(torch.randint(p.max_start_epoch, (), generator=draws)), draws
+
+
+def visited(number, count, seed):
+    """The expert of the `number`-th segment: a permutation of all `count` is walked, then the next (without replacement, as published)."""
+    order = torch.randperm(count, generator=generator("experts", seed, number // count))
+    return int(order[number % count])
+
+
+def run_away(iteration, segments, values, alpha, error):
     """The error that stops a run whose numbers are no longer finite, before they change anything."""
-    found = f"distill stopped at iteration {iteration + 1}, start epoch {start}: loss {float(value)}, step size {float(alpha)}: {error}"
+    starts, loss = ", ".join(str(start) for _, start, _ in segments), ", ".join(map(str, values.tolist()))
+    found = f"distill stopped at iteration {iteration + 1}, start epoch {starts}: loss {loss}, step size {float(alpha)}: {error}"
     return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
 
 
-def begin(p, index, train):
+def begin(p, index, train, how):
     """The State before the first iteration: real images from the file `train`, or noise."""
     k, draws = len(index["classes"]), generator("distill", p.seed, "start")
     y = torch.arange(k).repeat_interleave(p.ipc)
@@ -137,20 +174,28 @@ def begin(p, index, train):
         raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")
     if p.syn_steps * batch < len(x):
         print(f"warning: syn_steps x batch_syn = {p.syn_steps * batch} < {len(x)}: not every image is used in each iteration")
-    return State.begin(x.to(device()), y.to(device()), p.lr_init)
+    return State.begin(x.to(device()), y.to(device()), p.lr_init, how)
 
 
-def validate(p, network, families, held_out, x, y, alpha, iteration):
+def trainer(net, how):
+    """The gradient by which networks such as `net` are trained on the images, E at once."""
+    loss = together(as_function(net))
+    return value_and_gradient(compiling.compiled(loss) if how["compiled"] else loss)
+
+
+def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     """Mean validation accuracy of p.networks fresh networks, trained on the images with the learned step size."""
     x_val, y_val, scores = held_out.normalised().to(x.device), held_out.labels.to(x.device), []
-    for number in range(p.networks):
-        draws = generator("validate", iteration, number)
-        net = ConvNet(*x.shape[1:3], len(held_out.classes), network.width, network.depth)
-        fit(
-            initialise(net, draws).to(x.device), x, y, epochs=p.epochs, batch=p.batch, learning_rate=alpha, momentum=p.momentum,
-            weight_decay=p.weight_decay, augment=partial(dsa.augment, families=families), generator=draws,
-        )  # fmt: skip
-        scores.append(accuracy(net, x_val, y_val))
+    for numbers in groups(range(p.networks)):
+        draws = [generator("validate", iteration, number) for number in numbers]
+        fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]
+        theta = torch.stack(fresh).to(x.device)
+        for epochs, rate in halves(p.epochs, alpha):
+            fit(
+                gradient, theta, x, y, epochs=epochs, batch=p.batch, learning_rate=rate, momentum=p.momentum,
+                weight_decay=p.weight_decay, augment=partial(dsa.augment, families=families), generators=draws,
+            )  # fmt: skip
+        scores += [accuracy(set_parameters(net, own), x_val, y_val) for own in theta]
     return sum(scores) / len(scores)
 
 
@@ -168,7 +213,12 @@ def finish(state, p, index, out, last, curves, scores, metrics, picture):
     curve.to_csv(curves, index=False, float_format="%.6g")
     pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"]).to_csv(scores, index=False, float_format="%.6g")
     recent = curve.tail(math.ceil(len(curve) / 10))
-    numbers = {"loss": recent.loss.mean(), "step_size": chosen.learning_rate, "clamped": int(curve.clamped.sum()), "iterations": len(curve)}
+    numbers = {
+        "loss": recent.loss.mean(),
+        "step_size": chosen.learning_rate,
+        "clamped": int(curve.clamped.sum()),
+        "iterations": state.iteration,
+    }
     if state.scores:
         best, accuracy = max(state.scores, key=lambda row: row[1])
         numbers |= {"validation_accuracy": accuracy, "best_iteration": best}

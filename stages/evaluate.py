@@ -2,18 +2,20 @@
 
 import json
 import statistics
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
-from mtt import dsa, imageset, workers
+from mtt import compiling, dsa, imageset, trajectory, workers
 from mtt.architectures import VGG11, AlexNet, ResNet18
 from mtt.convnet import ConvNet
+from mtt.functional import as_function, set_parameters, together, value_and_gradient
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
-from mtt.training import accuracy, fit, initialise
+from mtt.training import accuracy, fit, halves, initialise
 
 
 class Evaluate(Section):
@@ -40,19 +42,20 @@ def main(method, architecture, section, images, validation, test, out):
         raise ValueError(f"params.yaml: {section}.epochs: found {architecture}; wanted one of {', '.join(ARCHITECTURES)}, with its epochs")
     if small.about() != held_out.about():
         raise ValueError(f"{images}: found {small.about()}; wanted {held_out.about()}, as in {test}")
-    run_one = partial(train_one, images, validation, test, architecture, network, augmentation, p)
     learned = small.learning_rate
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
+    compiled = compiling.repays(build(images, architecture, network), small.images.shape[1:], steps, min(p.batch, len(small.images)))
+    turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
-    label = f"{method} {architecture}"
-    with workers.pool(max(p.networks, len(rates))) as each:
-        candidates = select(each, run_one, rates, f"{label}: learning rate", steps)
+    label, seeds = f"{method} {architecture}", workers.groups(range(p.networks))
+    with workers.pool(max(len(seeds), len(rates))) as each:
+        candidates = select(each, turns, rates, f"{label}: learning rate", steps)
         best = max(candidates, key=candidates.get) if candidates else rates[0]
         scored = list(dict.fromkeys([learned or best, best]))
-        tasks = [("test", rate, seed) for rate in scored for seed in range(p.networks)]
-        found = each(run_one, tasks, f"{label}: {p.networks} networks", steps)
-    scores = {rate: summary(rate, [found["test", rate, seed] for seed in range(p.networks)]) for rate in scored}
+        tasks = [("test", rate, group) for rate in scored for group in seeds]
+        found = each(turns, tasks, f"{label}: {p.networks} networks", steps)
+    scores = {rate: summary(rate, [score for group in seeds for score in found["test", rate, group]]) for rate in scored}
     result = {
         "method": method, "architecture": architecture, "images": len(small.images), **scores[learned or best],
         "learned": learned is not None, "best_rate": scores[best], "validation": {f"{rate:g}": score for rate, score in candidates.items()},
@@ -62,12 +65,12 @@ def main(method, architecture, section, images, validation, test, out):
     print(f"{label}: {result['mean']:.3f} +- {result['std']:.3f} (n = {result['n']}, learning rate {result['learning_rate']:.4g})")
 
 
-def select(each, run_one, rates, label, steps):
+def select(each, turns, rates, label, steps):
     """{learning rate: accuracy on validation of one network trained with it}; empty where there is nothing to choose."""
     if len(rates) == 1:
         return {}
-    found = each(run_one, [("validation", rate, 0) for rate in rates], label, steps)
-    return {rate: accuracy for (_, rate, _), accuracy in found.items()}
+    found = each(turns, [("validation", rate, (0,)) for rate in rates], label, steps)
+    return {rate: accuracies[0] for (_, rate, _), accuracies in found.items()}
 
 
 def summary(rate, accuracies):
@@ -76,22 +79,47 @@ def summary(rate, accuracies):
     return {"learning_rate": rate, "mean": mean, "std": std, "n": len(accuracies), "accuracies": accuracies}
 
 
-loaded = lru_cache(imageset.load)
+loaded = cache(imageset.load)
 
 
-def train_one(images, validation, test, architecture, network, augmentation, p, task, tick):
-    """The accuracy of one fresh network trained on the set. `task` is (part to score on, learning rate, seed)."""
-    part, rate, seed = task
-    device, data, held_out = workers.device(), loaded(images), loaded(test if part == "test" else validation)
-    draws = generator("evaluate", p.seed, part, seed)
+def build(images, architecture, network):
+    """A network of that architecture for the set in `images`."""
+    data = loaded(images)
     sizes = {"width": network.width, "depth": network.depth} if architecture == "ConvNet" else {}
-    net = initialise(ARCHITECTURES[architecture](*data.images.shape[1:3], len(data.classes), **sizes), draws).to(device)
+    return ARCHITECTURES[architecture](*data.images.shape[1:3], len(data.classes), **sizes)
+
+
+@cache
+def learner(images, architecture, network, compiled):
+    """A network on this worker's device, and the gradient of E such networks' losses: one for all tasks, so that it is compiled once."""
+    net = build(images, architecture, network).to(workers.device())
+    loss = together(as_function(net))
+    return net, value_and_gradient(compiling.compiled(loss) if compiled else loss)
+
+
+def train_half(half, images, validation, test, architecture, network, augmentation, p, compiled, task, theta, tick):
+    """Train fresh networks on the set for the first half (0) or, from theta (E, P), for the second (1); then give their accuracies.
+
+    `task` is (part to score on, learning rate, seeds of the E networks).
+    """
+    part, rate, seeds = task
+    device, data = workers.device(), loaded(images)
+    net, gradient = learner(images, architecture, network, compiled)
+    draws = [generator("evaluate", p.seed, part, seed, half) for seed in seeds]
+    if half == 0:
+        theta = torch.stack([trajectory.vector(initialise(build(images, architecture, network), own)) for own in draws])
+    epochs, rate = halves(p.epochs[architecture], rate)[half]
+    theta = torch.as_tensor(theta).to(device)
     fit(
-        net, data.normalised().to(device), data.labels.to(device), epochs=p.epochs[architecture], batch=p.batch,
-        learning_rate=rate, momentum=p.momentum, weight_decay=p.weight_decay,
-        augment=partial(dsa.augment, families=augmentation.families), generator=draws, tick=tick,
+        gradient, theta, data.normalised().to(device), data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
+        momentum=p.momentum, weight_decay=p.weight_decay, augment=partial(dsa.augment, families=augmentation.families),
+        generators=draws, tick=tick,
     )  # fmt: skip
-    return accuracy(net, held_out.normalised().to(device), held_out.labels.to(device))
+    if half == 0:
+        return theta.cpu().numpy()  # between processes a tensor would travel through /dev/shm, small in containers
+    held_out = loaded(test if part == "test" else validation)
+    x, y = held_out.normalised().to(device), held_out.labels.to(device)
+    return [accuracy(set_parameters(net, own), x, y) for own in theta]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Train -> trajectories: networks trained on real images by plain SGD, their parameters kept after every epoch, one file each."""
 
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from pydantic import Field
 
-from mtt import dsa, imageset, store, trajectory, workers
+from mtt import compiling, dsa, imageset, store, trajectory, workers
 from mtt.convnet import ConvNet
+from mtt.functional import as_function, set_parameters, together, value_and_gradient
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
-from mtt.training import accuracy, initialise, run_epoch
+from mtt.training import accuracy, epoch, initialise
 
 
 class Experts(Section):
@@ -34,12 +36,19 @@ def main(train, validation, out):
         missing = [index for index in range(p.count) if not whole(folder / name(index), p.epochs)]
         print(f"{p.count - len(missing)} of {p.count} experts are there, {len(missing)} to train")
         if missing:
-            steps = p.epochs * -(-len(imageset.load(train).images) // p.batch)
-            with workers.pool(len(missing)) as each:
-                each(partial(train_expert, train, validation, folder, network, augmentation, p), missing, "experts", steps)
+            train_missing(missing, train, validation, folder, network, augmentation, p)
         out = store.emptied(out)
         for index in range(p.count):
             store.link(folder / name(index), out / name(index))
+
+
+def train_missing(missing, train, validation, folder, network, augmentation, p):
+    """Train the experts of the list `missing`, side by side."""
+    data, tasks = imageset.load(train), workers.groups(missing)
+    steps = p.epochs * -(-len(data.images) // p.batch)
+    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], steps, p.batch)
+    with workers.pool(len(tasks)) as each:
+        each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
 
 
 def name(index):
@@ -56,50 +65,80 @@ def whole(path, epochs):
         return False
 
 
-def train_expert(train, validation, folder, network, augmentation, p, index, tick):
-    """Train expert `index` and put its trajectory into `folder`; from where a killed run left it, if it did."""
+def convnet(data, network):
+    """A ConvNet for the images of `data`."""
+    return ConvNet(*data.images.shape[1:3], len(data.classes), network.width, network.depth)
+
+
+@dataclass
+class Way:
+    """An expert's way so far: its parameters (P,) and its accuracy on validation, at the start and after every epoch."""
+
+    index: int
+    part: Path  # where it is kept until it is whole
+    snapshots: list = field(default_factory=list)
+    accuracies: list = field(default_factory=list)
+
+    def begin(self, net, seed, score):
+        """Go to where a killed run left it, or to its start. Plain SGD has no other state."""
+        if self.part.exists():
+            half = trajectory.load(self.part)
+            self.snapshots, self.accuracies = list(half[:].clone()), half.header["accuracy"]
+        else:
+            self.snapshots = [trajectory.vector(initialise(net, generator("expert", seed, self.index)))]
+            self.accuracies = [score(self.snapshots[0])]
+        return self
+
+    def follow(self, number, theta, score):
+        """Note what it is after epoch `number`. Raises ArithmeticError where its parameters are no longer finite."""
+        if not theta.isfinite().all():
+            raise ArithmeticError(f"expert {self.index}, epoch {number}: its parameters are not finite; lower experts.learning_rate")
+        self.snapshots[number:], self.accuracies[number:] = [theta], [score(theta)]
+
+    def save(self, path, header):
+        """Write it to `path`."""
+        trajectory.save(path, self.snapshots, {**header, "index": self.index, "accuracy": self.accuracies})
+
+
+def train_experts(train, validation, folder, network, augmentation, p, compiled, indices, _, tick):
+    """Train the experts `indices` as one and put their trajectories into `folder`; from where a killed run left them, if it did."""
     torch.set_num_threads(1)
-    device, data = workers.device(), imageset.load(train)
-    x, y = data.normalised().to(device), data.labels.to(device)
-    held_out = imageset.load(validation)
-    x_val, y_val = held_out.normalised().to(device), held_out.labels.to(device)
+    device, data, held_out = workers.device(), imageset.load(train), imageset.load(validation)
+    x, y, x_val, y_val = [part.to(device) for part in (data.normalised(), data.labels, held_out.normalised(), held_out.labels)]
+    net = convnet(data, network).to(device)
+    loss = together(as_function(net))
+    gradient = value_and_gradient(compiling.compiled(loss) if compiled else loss)
 
-    net = initialise(ConvNet(*x.shape[1:3], len(data.classes), network.width, network.depth), generator("expert", p.seed, index)).to(device)
-    header = {
-        "layout": trajectory.layout(net), "network": network.model_dump(), "augmentation": augmentation.model_dump(),
-        "experts": p.model_dump(exclude={"count"}), "index": index, "set": data.name, "classes": data.classes,
-        "shape": list(x.shape[1:]), "mean": data.mean, "std": data.std, "normalised_by": "mean and std",
-    }  # fmt: skip
-    snapshots, accuracies, partial_file = [trajectory.vector(net).cpu()], [accuracy(net, x_val, y_val)], Path(folder, f"{index:04d}.part")
-    if partial_file.exists():
-        snapshots, accuracies = resume(partial_file, net)
-        tick(n=(len(snapshots) - 1) * -(-len(x) // p.batch))
+    def score(theta):
+        return accuracy(set_parameters(net, theta), x_val, y_val)
 
-    optimizer, saved = torch.optim.SGD(net.parameters(), p.learning_rate, fused=True), time.monotonic()
-    for epoch in range(len(snapshots) - 1, p.epochs):
-        draws = generator("expert", p.seed, index, "epoch", epoch)
-        run_epoch(net, optimizer, x, y, p.batch, partial(dsa.augment, families=augmentation.families), draws, tick)
-        snapshots.append(trajectory.vector(net).cpu())
-        accuracies.append(accuracy(net, x_val, y_val))
-        if not snapshots[-1].isfinite().all():
-            found = f"expert {index}, epoch {epoch + 1}: its parameters are not finite"
-            raise ArithmeticError(f"{found}; lower experts.learning_rate = {p.learning_rate}")
+    ways = [Way(index, Path(folder, name(index)).with_suffix(".part")) for index in indices]
+    first = min(len(way.begin(convnet(data, network), p.seed, score).snapshots) for way in ways) - 1  # epochs that all have finished
+    theta, saved = torch.stack([way.snapshots[first] for way in ways]).to(device), time.monotonic()
+    header = about(net, data, network, augmentation, p)
+    optimizer = torch.optim.SGD([theta], p.learning_rate, fused=True)
+    tick(n=first * -(-len(x) // p.batch))
+    for number in range(first, p.epochs):
+        draws = [generator("expert", p.seed, index, "epoch", number) for index in indices]
+        epoch(gradient, theta, optimizer, x, y, p.batch, partial(dsa.augment, families=augmentation.families), draws, tick)
+        for way, parameters in zip(ways, theta.detach().to("cpu", copy=True), strict=True):
+            way.follow(number + 1, parameters, score)
         if time.monotonic() - saved > 20:
-            trajectory.save(partial_file, snapshots, {**header, "accuracy": accuracies})
+            for way in ways:
+                way.save(way.part, header)
             saved = time.monotonic()
-    trajectory.save(Path(folder, name(index)), snapshots, {**header, "accuracy": accuracies})
-    partial_file.unlink(missing_ok=True)
+    for way in ways:
+        way.save(Path(folder, name(way.index)), header)
+        way.part.unlink(missing_ok=True)
 
 
-def resume(path, net):
-    """The snapshots and accuracies in a half-trained expert's file; `net` gets its last parameters. Plain SGD has no other state."""
-    half = trajectory.load(path)
-    snapshots = list(half[:].clone())
-    parts = snapshots[-1].split([parameter.numel() for parameter in net.parameters()])
-    with torch.no_grad():  # copied: parameters that were views of the snapshot would change it as they are trained
-        for parameter, part in zip(net.parameters(), parts, strict=True):
-            parameter.copy_(part.view_as(parameter))
-    return snapshots, half.header["accuracy"]
+def about(net, data, network, augmentation, p):
+    """What a trajectory's header says of its expert, less what is the expert's own."""
+    return {
+        "layout": trajectory.layout(net), "network": network.model_dump(), "augmentation": augmentation.model_dump(),
+        "experts": p.model_dump(exclude={"count"}), "set": data.name, "classes": data.classes,
+        "shape": list(data.images.shape[1:]), "mean": data.mean, "std": data.std, "normalised_by": "mean and std",
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""torch.compile where the whole run is long enough to repay it; the same mathematics, other last bits.
+
+MTT_COMPILE=0 turns it off, MTT_COMPILE=1 on for runs of any length. It is no parameter, as the number of threads is none.
+Decided from the whole run, never from what is left of it, so that a resumed run goes on as it began.
+"""
+
+import copy
+import os
+import sys
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def repays(network, shape, steps, images):
+    """Whether to compile a run of `steps` steps on `images` images (C, H, W) = `shape` each; False where it cannot be done."""
+    asked = os.environ.get("MTT_COMPILE") or ("1" if eager_seconds(network, shape, steps, images) > 300 else "0")
+    if asked not in ("0", "1"):
+        raise ValueError(f"MTT_COMPILE: found {asked}; wanted 0 (never), 1 (always) or nothing (where a run is long)")
+    return asked == "1" and works()
+
+
+def eager_seconds(network, shape, steps, images):
+    """What the run would take without, roughly: a step of training has 3 times a forward pass's work, and costs 3 ms at the least.
+
+    50 GFLOP/s is one core; a faster machine compiles a little too often. On small sets the 3 ms are what compiling saves.
+    """
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        copy.deepcopy(network).to("meta")(torch.empty(1, *shape))
+    return steps * (3 * images * counter.get_total_flops() / 50e9 + 0.003)
+
+
+@cache
+def works():
+    """Whether something compiles here; says why not in one line, once."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(64))
+    except Exception as error:  # whatever a missing or broken compiler raises
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        print(f"warning: torch.compile does not work here, going on without, slower: {reason.strip()}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def compiled(function):
+    """`function` of tensors, compiled for the shapes of its first call; called with others (a last batch, shorter) it runs as it is.
+
+    On CUDA its kernels are captured as one graph: small steps are bound by the launches of their kernels.
+    """
+    fast, first = None, None
+
+    def either(*tensors):
+        nonlocal fast, first
+        shapes = [tensor.shape for tensor in tensors]
+        if fast is None:
+            mode = "reduce-overhead" if tensors[0].is_cuda else None
+            fast, first = torch.compile(function, dynamic=False, mode=mode), shapes
+        return fast(*tensors) if shapes == first else function(*tensors)
+
+    return either

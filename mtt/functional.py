@@ -1,0 +1,54 @@
+"""A network as a function of one vector of parameters, and of many networks' vectors at once.
+
+theta (P,)       the parameters in the order of `named_parameters`; several networks: (E, P)
+x, y             images (n, C, H, W) and their labels, (n,) or (n, K); several networks: (E, n, ...), each its own
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+
+def as_function(network, objective=F.cross_entropy):
+    """The loss l(theta, x, y) -> () of `network`, theta (P,) in place of its parameters. `objective(logits, y)` as cross_entropy."""
+    names, shapes = zip(*[(name, p.shape) for name, p in network.named_parameters()], strict=True)
+    sizes = [shape.numel() for shape in shapes]
+
+    def loss(theta, x, y):
+        parts = [part.view(shape) for part, shape in zip(theta.split(sizes), shapes, strict=True)]
+        return objective(functional_call(network, dict(zip(names, parts, strict=True)), x), y)
+
+    return loss
+
+
+def together(loss):
+    """The sum of the losses of E networks: theta (E, P), x (E, n, C, H, W), y (E, n) -> (). Row e of its gradient is network e's own."""
+    stacked = torch.vmap(loss)
+
+    def losses(theta, x, y):
+        if len(theta) == 1:  # a network alone keeps the plain convolutions; vmap's are grouped
+            return loss(theta[0], x[0], y[0])
+        return stacked(theta, x, y).sum()
+
+    return losses
+
+
+def value_and_gradient(loss):
+    """The function (theta, x, y) -> (loss, its gradient by theta), both without a graph; theta as `loss` takes it."""
+
+    def both(theta, x, y):
+        theta = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            value = loss(theta, x, y)
+        return value.detach(), torch.autograd.grad(value, theta)[0]
+
+    return both
+
+
+@torch.no_grad()
+def set_parameters(network, theta):
+    """Give `network` the parameters theta (P,), copied: parameters that were views of it would change it as they are trained."""
+    parameters = list(network.parameters())
+    for parameter, part in zip(parameters, theta.split([p.numel() for p in parameters]), strict=True):
+        parameter.copy_(part.view_as(parameter))
+    return network
