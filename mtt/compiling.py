@@ -37,7 +37,7 @@ def works():
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(64))
     except Exception as error:  # whatever a missing or broken compiler raises
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         print(f"warning: torch.compile does not work here, going on without, slower: {reason.strip()}", file=sys.stderr, flush=True)
         return False
     return True

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from conftest import ROOT
@@ -187,6 +189,60 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert header["iteration"] == stopped - 1
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert not list(ready.folder.glob("data/distilled/*"))
+
+
+def test_two_ranks_give_the_images_of_one(ready):
+    """Three segments an iteration, two in one rank and one in the other; to 1e-6. And a row of the curve for each."""
+    ready.set(distill={"segments": 3})
+    finished(start(ready, "distill", MTT_WORK=str(ready.folder / "one"), MTT_COMPILE="0"))
+    one, curves = imageset.load("data/distilled/last.safetensors"), pd.read_csv("results/distill/curves.csv")
+    output = finished(start(ready, "distill", MTT_WORK=str(ready.folder / "two"), MTT_RANKS="2"))
+    two = imageset.load("data/distilled/last.safetensors")
+    assert output.count("4/4") == 1
+    assert float((one.images - two.images).abs().max()) < 1e-6
+    assert one.learning_rate == pytest.approx(two.learning_rate, abs=1e-6)
+    assert curves.iteration.tolist() == [k for k in (1, 2, 3, 4) for _ in range(3)]
+    assert json.loads((ready.folder / "results/distill/metrics.json").read_text())["iterations"] == 4
+
+
+def test_ranks_of_several_hosts_join_by_their_environment(ready):
+    """Each is started by hand; the second writes nothing and needs no store that the first has."""
+    ready.set(distill={"segments": 2})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    second = start(ready, "distill", RANK="1", MTT_WORK=str(ready.folder / "second"), **address)
+    finished(start(ready, "distill", RANK="0", **address))
+    finished(second)
+    assert imageset.load("data/distilled/last.safetensors").images.isfinite().all()
+    assert not list(ready.folder.glob("second/distill/*/*.safetensors"))
+
+
+def test_one_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(ready):
+    ready.set(distill={"segments": 2, "iterations": 100000, "validate": {"every": 0}})
+    process = start(ready, "distill", MTT_RANKS="2")
+    children = []
+    wait_for(lambda: children.extend(psutil.Process(process.pid).children()) or children, process)
+    wait_for(lambda: list(ready.folder.glob("work/distill/*/rolling.safetensors")), process)
+    children[0].kill()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert "goes on from the last checkpoint" in output
+    (kept,) = ready.folder.glob("work/distill/*/rolling.safetensors")
+    done = tensorfile.load(kept, "checkpoint")[1]["iteration"]
+    ready.set(distill={"iterations": done + 2})
+    assert f"going on from iteration {done}" in finished(start(ready, "distill", MTT_RANKS="2"))
+
+
+def test_experts_trained_as_one_and_compiled_ones_are_those_trained_alone(run):
+    """To rounding: how they are trained is no parameter."""
+    paths = {}
+    for name, how in {"alone": {}, "as one": {"MTT_TOGETHER": "2"}, "compiled": {"MTT_COMPILE": "1"}}.items():
+        finished(start(run, "experts", MTT_WORK=str(run.folder / name), **how))
+        paths[name] = [trajectory.load(path)[:].clone() for path in sorted(run.folder.glob("data/experts/*"))]
+    for name in ("as one", "compiled"):
+        for found, wanted in zip(paths[name], paths["alone"], strict=True):
+            assert float((found - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def test_mini_batches_and_a_warning_where_not_every_image_is_used(ready, capsys):

@@ -1,10 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mtt import training
+from mtt import dsa, training
 from mtt.convnet import ConvNet
+from mtt.functional import as_function, set_parameters, together, value_and_gradient
 from mtt.seeds import generator
 from mtt.trajectory import vector
 
@@ -24,6 +27,22 @@ def toy(n=40, dtype=torch.float64):
 
 def line(dtype=torch.float64):
     return training.initialise(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), generator("line")).to(dtype)
+
+
+def learning(network, objective=F.cross_entropy):
+    """The gradient of networks such as this one, and its own parameters as theta (1, P)."""
+    return value_and_gradient(together(as_function(network, objective))), vector(network)[None]
+
+
+def trained(network, images, labels, *, seed=0, epochs, learning_rate, tick=lambda loss: None, **settings):
+    """The network after both halves of the protocol."""
+    gradient, theta = learning(network)
+    for number, rate in training.halves(epochs, learning_rate):
+        training.fit(
+            gradient, theta, images, labels, epochs=number, learning_rate=rate, **settings, augment=plainly, generators=[generator(seed)],
+            tick=lambda loss: tick(theta[0].clone()),
+        )  # fmt: skip
+    return set_parameters(network, theta[0])
 
 
 def test_the_initialisation_is_that_of_pytorch():
@@ -60,10 +79,9 @@ def test_an_epoch_of_one_batch_is_one_step_of_sgd():
     weights = [parameter.detach().clone().requires_grad_() for parameter in network.parameters()]
     loss = F.cross_entropy(F.linear(images.flatten(1), *weights), labels)
     wanted = [weight - 0.3 * slope for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True)]
-    losses = []
-    training.run_epoch(network, torch.optim.SGD(network.parameters(), 0.3), images, labels, 99, plainly, generator(0), losses.append)
-    for found, parameter in zip(network.parameters(), wanted, strict=True):
-        assert torch.allclose(found, parameter, rtol=0, atol=1e-14)
+    losses, (gradient, theta) = [], learning(network)
+    training.epoch(gradient, theta, torch.optim.SGD([theta], 0.3), images, labels, 99, plainly, [generator(0)], losses.append)
+    assert torch.allclose(theta[0], torch.cat([weight.flatten() for weight in wanted]), rtol=0, atol=1e-14)
     assert losses == [pytest.approx(loss.item())]
 
 
@@ -77,9 +95,10 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_generator():
 
     network, losses = nn.Linear(10, 10, bias=False).double(), []
     nn.init.eye_(network.weight)
+    gradient, theta = learning(network)
     for seed in (0, 0, 1):
-        optimizer = torch.optim.SGD(network.parameters(), 0.0)
-        training.run_epoch(network, optimizer, images, torch.arange(10), 4, watch, generator(seed), losses.append)
+        optimizer = torch.optim.SGD([theta], 0.0)
+        training.epoch(gradient, theta, optimizer, images, torch.arange(10), 4, watch, [generator(seed)], losses.append)
     assert [len(chunk) for chunk in seen[:3]] == [4, 4, 2]
     orders = [sum(seen[k : k + 3], []) for k in (0, 3, 6)]
     assert all(sorted(order) == list(range(10)) for order in orders)
@@ -88,15 +107,28 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_generator():
     assert max(losses) < 1e-9
 
 
+def test_networks_trained_as_one_are_those_trained_alone():
+    """Each in its own order, with its own augmentation, momentum and decay; bitwise the same draws."""
+    images, labels = torch.randn(22, 1, 8, 8, generator=generator("images"), dtype=torch.float64), torch.arange(22) % 5
+    network = ConvNet(1, 8, 5, width=4, depth=2).double()
+    starts = torch.stack([vector(training.initialise(network, generator("start", seed))) for seed in range(3)])
+    gradient, augment = value_and_gradient(together(as_function(network))), partial(dsa.augment, families=list(dsa.FAMILIES))
+    settings = {"epochs": 3, "batch": 8, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01, "augment": augment}
+    as_one, alone = starts.clone(), [start[None].clone() for start in starts]
+    training.fit(gradient, as_one, images, labels, **settings, generators=[generator(seed) for seed in range(3)])
+    for seed, theta in enumerate(alone):
+        training.fit(gradient, theta, images, labels, **settings, generators=[generator(seed)])
+    assert torch.allclose(as_one, torch.cat(alone), rtol=0, atol=1e-12)
+    assert float((as_one - starts).norm()) > 0.1
+
+
 @pytest.mark.parametrize("epochs", [6, 7])
 def test_half_way_the_rate_drops_to_a_tenth_and_the_momentum_starts_from_rest(epochs):
     """Seen in the steps themselves: the rate is so low that the gradient stays the same; the first half is the shorter one."""
     (images, labels), network = toy(), line()
     path = [vector(network)]
     settings = {"epochs": epochs, "batch": 99, "learning_rate": 1e-6, "momentum": 0.9, "weight_decay": 0.0}
-    training.fit(
-        network, images, labels, **settings, augment=plainly, generator=generator(0), tick=lambda loss: path.append(vector(network))
-    )
+    trained(network, images, labels, **settings, tick=path.append)
     steps = torch.stack([(after - before).norm() for before, after in zip(path, path[1:], strict=False)])
     speed = [sum(0.9**k for k in range(step + 1)) for step in range(epochs)]
     wanted = torch.tensor(speed[: epochs // 2] + [v / 10 for v in speed[: epochs - epochs // 2]], dtype=torch.float64)
@@ -107,9 +139,8 @@ def test_weight_decay_pulls_the_parameters_to_zero():
     """Without a gradient (one class: its cross-entropy is 0) nothing else moves them."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double()
     before = vector(network)
-    settings = {"epochs": 2, "batch": 99, "learning_rate": 0.5, "momentum": 0.0, "weight_decay": 0.1}
     images, labels = toy()
-    training.fit(network, images, labels * 0, **settings, augment=plainly, generator=generator(0))
+    trained(network, images, labels * 0, epochs=2, batch=99, learning_rate=0.5, momentum=0.0, weight_decay=0.1)
     assert torch.allclose(vector(network), before * (1 - 0.5 * 0.1) * (1 - 0.05 * 0.1), rtol=1e-12)
 
 
@@ -117,9 +148,7 @@ def test_a_few_epochs_fit_a_separable_set():
     """And the same generator gives the same network."""
     images, labels = toy(dtype=torch.float32)
     settings = {"epochs": 20, "batch": 16, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}
-    first, again, other = [
-        training.fit(line(torch.float32), images, labels, **settings, augment=plainly, generator=generator(seed)) for seed in (1, 1, 2)
-    ]
+    first, again, other = [trained(line(torch.float32), images, labels, seed=seed, **settings) for seed in (1, 1, 2)]
     assert training.accuracy(line(torch.float32), images, labels) < 0.9
     assert training.accuracy(first, images, labels) == 1
     assert torch.equal(vector(first), vector(again))
@@ -135,12 +164,12 @@ def test_accuracy_counts_every_image_once(batch):
     assert training.accuracy(nn.Identity(), logits, labels, batch) == 0.7
 
 
-def test_accuracy_is_of_the_network_at_rest_and_an_epoch_trains_it_again():
+def test_accuracy_is_of_the_network_at_rest_and_leaves_it_as_it_was():
     """A dropout shows it: all is kept when counting, nothing when training."""
     (images, labels), network = toy(), nn.Sequential(nn.Flatten(), nn.Dropout(1.0), nn.Linear(16, 2)).double()
     wanted = float((network[2](images.flatten(1)).argmax(1) == labels).double().mean())
     assert 0 < wanted < 1
     assert training.accuracy(network, images, labels) == wanted
-    weight = network[2].weight.detach().clone()
-    training.run_epoch(network, torch.optim.SGD(network.parameters(), 1.0), images, labels, 8, plainly, generator(0))
-    assert torch.equal(network[2].weight, weight)
+    assert network[1].training
+    assert training.accuracy(network.eval(), images, labels) == wanted
+    assert not network[1].training

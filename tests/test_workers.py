@@ -13,23 +13,23 @@ from mtt import workers
 pytestmark = pytest.mark.slow
 
 
-def square(task, tick):
+def square(task, _, tick):
     for _ in range(3):
         tick(loss=0.5)
     return task * task
 
 
-def threads(task, tick):
+def threads(task, _, tick):
     return torch.get_num_threads()
 
 
-def fail(task, tick):
+def fail(task, _, tick):
     if task == 1:
         raise ValueError("task 1 is wrong")
     time.sleep(0.1)
 
 
-def die(task, tick):
+def die(task, _, tick):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -37,19 +37,43 @@ def die(task, tick):
 def test_results_are_the_same_from_any_number_of_workers(number, monkeypatch, capfd):
     monkeypatch.setenv("MTT_WORKERS", number)
     with workers.pool(5) as each:
-        assert each(square, [3, 1, 2], "squares", 3) == {3: 9, 1: 1, 2: 4}
-        assert each(threads, [0, 1], "again", 1) == {0: 1, 1: 1}
+        assert each([square], [3, 1, 2], "squares", 3) == {3: 9, 1: 1, 2: 4}
+        assert each([threads], [0, 1], "again", 1) == {0: 1, 1: 1}
     assert "9/9" in capfd.readouterr().err
+
+
+def hold(task, before, tick):
+    start = time.monotonic()
+    time.sleep(0.5)
+    return [*(before or []), (os.getpid(), start, time.monotonic())]
+
+
+def test_the_turns_of_a_task_follow_each_other_and_keep_every_worker_busy(monkeypatch):
+    """Five tasks of two turns on two workers end after five turns, not six; no turn before the one it follows."""
+    monkeypatch.setenv("MTT_WORKERS", "2")
+    with workers.pool(5) as each:
+        each([hold], [0, 1], "both are up", 1)
+        found = each([hold, hold], range(5), "turns", 1)
+    assert all(first[2] <= second[1] for first, second in found.values())
+    turns = [turn for both in found.values() for turn in both]
+    assert max(end for *_, end in turns) - min(start for _, start, _ in turns) < 5.8 * 0.5
+    assert len({process for process, *_ in turns}) == 2
+
+
+def test_networks_are_trained_one_by_one_on_a_cpu_and_in_groups_where_asked(monkeypatch):
+    assert workers.groups(range(3)) == [(0,), (1,), (2,)]
+    monkeypatch.setenv("MTT_TOGETHER", "2")
+    assert workers.groups(range(3)) == [(0, 1), (2,)]
 
 
 def test_the_error_of_a_task_is_the_error_of_the_run():
     with pytest.raises(ValueError, match="task 1 is wrong"), workers.pool(2) as each:
-        each(fail, [0, 1, 2], "fails", 1)
+        each([fail], [0, 1, 2], "fails", 1)
 
 
 def test_a_killed_worker_is_named_in_one_line():
     with pytest.raises(OSError, match="a worker was killed .* what was finished is kept"), workers.pool(2) as each:
-        each(die, [0], "dies", 1)
+        each([die], [0], "dies", 1)
 
 
 def test_a_process_ends_soon_after_its_parent_is_gone():

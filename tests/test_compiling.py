@@ -1,0 +1,83 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from mtt import compiling
+from mtt.convnet import ConvNet
+from mtt.functional import as_function, value_and_gradient
+from mtt.seeds import generator
+from mtt.training import initialise
+from mtt.trajectory import vector
+
+
+def net():
+    return ConvNet(1, 28, 10, width=128, depth=3)
+
+
+def test_the_work_of_a_run_grows_with_its_steps_and_images():
+    """A forward pass of ConvNet-D3 of width 128, counted by hand: three convolutions on maps of 32, 16 and 8, and the linear layer."""
+    forward = 18 * (128 * 1024 + 128 * 128 * 256 + 128 * 128 * 64) + 2 * 2048 * 10
+    seconds = compiling.eager_seconds(net(), (1, 28, 28), 100, 256)
+    assert seconds == pytest.approx(100 * (3 * 256 * forward / 50e9 + 0.003), rel=1e-3)
+    assert compiling.eager_seconds(net(), (1, 28, 28), 200, 256) == pytest.approx(2 * seconds)
+
+
+def test_measuring_a_network_leaves_it_as_it_was():
+    network = net()
+    before = vector(network)
+    compiling.eager_seconds(network, (1, 28, 28), 1, 1)
+    assert torch.equal(vector(network), before)
+
+
+def test_long_runs_are_compiled_short_ones_are_not_and_the_environment_overrules(monkeypatch):
+    monkeypatch.setattr(compiling, "works", lambda: True)
+    monkeypatch.delenv("MTT_COMPILE", raising=False)
+    assert compiling.repays(net(), (1, 28, 28), 10_000, 256)
+    assert not compiling.repays(net(), (1, 28, 28), 10, 256)
+    monkeypatch.setenv("MTT_COMPILE", "0")
+    assert not compiling.repays(net(), (1, 28, 28), 10_000, 256)
+    monkeypatch.setenv("MTT_COMPILE", "1")
+    assert compiling.repays(net(), (1, 28, 28), 10, 256)
+    monkeypatch.setenv("MTT_COMPILE", "yes")
+    with pytest.raises(ValueError, match="MTT_COMPILE: found yes; wanted 0"):
+        compiling.repays(net(), (1, 28, 28), 10, 256)
+
+
+def test_the_default_is_too_short_to_be_compiled(monkeypatch):
+    """200 iterations of 20 steps on 10 digits, each there and back."""
+    monkeypatch.delenv("MTT_COMPILE", raising=False)
+    monkeypatch.setattr(compiling, "works", lambda: True)
+    assert not compiling.repays(ConvNet(1, 8, 10, width=32, depth=2), (1, 8, 8), 4 * 200 * 20, 10)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_one_line_says_so_and_the_run_goes_on():
+    """Asked twice, said once."""
+    asking = (
+        "from mtt import compiling; from mtt.convnet import ConvNet; "
+        + "print(compiling.repays(ConvNet(1, 8, 10, 4, 1), (1, 8, 8), 1, 1)); " * 2
+    )
+    environment = {**os.environ, "MTT_COMPILE": "1", "CXX": "/no/such/compiler", "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", asking], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]
+    assert found.stderr.startswith("warning: torch.compile does not work here, going on without, slower: ")
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_function_and_runs_other_shapes_uncompiled():
+    """Another shape must not start another compilation: a last, shorter batch would cost more than it saves."""
+    network = initialise(ConvNet(1, 8, 5, width=4, depth=2), generator(1)).double()
+    theta, loss, graphs = vector(network), as_function(network), []
+    gradient = value_and_gradient(compiling.compiled(loss))
+    counted = torch._dynamo.utils.counters["stats"]
+    for n in (6, 4, 6, 3):
+        x, y = torch.randn(n, 1, 8, 8, generator=generator(n), dtype=torch.float64), torch.arange(n) % 5
+        for found, wanted in zip(gradient(theta, x, y), value_and_gradient(loss)(theta, x, y), strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-13)
+        graphs.append(counted["unique_graphs"])
+    assert len(set(graphs)) == 1

@@ -1,0 +1,59 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mtt.architectures import VGG11, AlexNet, ResNet18
+from mtt.convnet import ConvNet
+from mtt.functional import as_function, set_parameters, together, value_and_gradient
+from mtt.seeds import generator
+from mtt.training import initialise
+from mtt.trajectory import vector
+
+NETWORKS = {
+    "ConvNet": lambda: ConvNet(3, 8, 7, width=8, depth=2),
+    **{kind.__name__: lambda kind=kind: kind(3, 8, 7) for kind in (AlexNet, VGG11, ResNet18)},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_as_a_function_of_one_vector_equals_the_network(name):
+    """Loss and gradient."""
+    net = initialise(NETWORKS[name](), generator(2))
+    x, y = torch.randn(4, 3, 8, 8, generator=generator(3)), torch.tensor([0, 6, 2, 2])
+    value, slope = value_and_gradient(as_function(net))(vector(net), x, y)
+    wanted = F.cross_entropy(net(x), y)
+    wanted.backward()
+    assert torch.equal(value, wanted)
+    assert torch.equal(slope, torch.cat([parameter.grad.flatten() for parameter in net.parameters()]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_together_have_the_losses_and_gradients_of_each_alone(name):
+    net = NETWORKS[name]().double()
+    theta = torch.stack([vector(initialise(net, generator(seed))) for seed in range(3)])
+    x, y = torch.randn(3, 4, 3, 8, 8, generator=generator(3), dtype=torch.float64), torch.randint(7, (3, 4), generator=generator(4))
+    value, slope = value_and_gradient(together(as_function(net)))(theta, x, y)
+    alone = [value_and_gradient(as_function(net))(*each) for each in zip(theta, x, y, strict=True)]
+    assert torch.allclose(value, sum(value for value, _ in alone), rtol=1e-12)
+    assert torch.allclose(slope, torch.stack([slope for _, slope in alone]), rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_leaves_no_graph_and_its_argument_as_it_was():
+    net = initialise(ConvNet(1, 8, 3, width=4, depth=1), generator(1))
+    theta, x, y = vector(net), torch.randn(2, 1, 8, 8, generator=generator(2)), torch.tensor([0, 2])
+    before = theta.clone()
+    with torch.no_grad():
+        value, slope = value_and_gradient(as_function(net))(theta, x, y)
+    assert not value.requires_grad
+    assert not slope.requires_grad
+    assert not theta.requires_grad
+    assert torch.equal(theta, before)
+
+
+def test_parameters_that_are_set_are_copies():
+    net = ConvNet(1, 8, 3, width=4, depth=1)
+    theta = torch.randn(len(vector(net)), generator=generator(1))
+    set_parameters(net, theta)
+    assert torch.equal(vector(net), theta)
+    theta.zero_()
+    assert float(vector(net).norm()) > 0
