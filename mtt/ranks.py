@@ -52,6 +52,15 @@ def joined(size):
             process.wait()
 
 
+@contextmanager
+def _others():
+    """Around what waits for the other ranks."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"another rank is gone ({' '.join(str(error).split())}); {GOES_ON}") from None
+
+
 def _start(size):
     """Start ranks 1 .. size - 1 as this process was started; if one fails, this one ends too, and does not wait for it for ever."""
     with socket.socket() as free:
@@ -59,7 +68,10 @@ def _start(size):
         port = free.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     command = [sys.executable, *sys.orig_argv[1:]]
-    started = [subprocess.Popen(command, env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(1, size)]
+    started = [
+        subprocess.Popen(command, env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.DEVNULL)
+        for rank in range(1, size)
+    ]
 
     def watch(process, rank):
         if process.wait():
@@ -86,7 +98,8 @@ def average(function, tasks):
     parts = [values, *(sum(gradients[1:], gradients[0]) / len(tasks) for gradients in list(zip(*mine, strict=True))[1:])]
     if size > 1:
         message = torch.cat([part.flatten() for part in parts])
-        dist.all_reduce(message)
+        with _others():
+            dist.all_reduce(message)
         parts = [sums.view_as(part) for sums, part in zip(message.split([part.numel() for part in parts]), parts, strict=True)]
     return parts
 
@@ -96,6 +109,7 @@ def from_first(number, tensors):
     if not dist.is_initialized():
         return number
     number = torch.tensor(number, device=tensors[0].device)
-    for tensor in [number, *tensors]:
-        dist.broadcast(tensor, 0)
+    with _others():
+        for tensor in [number, *tensors]:
+            dist.broadcast(tensor, 0)
     return int(number)

@@ -90,8 +90,8 @@ def build(images, architecture, network):
 
 
 @cache
-def learner(images, architecture, network, compiled):
-    """A network on this worker's device, and the gradient of E such networks' losses: one for all tasks, so that it is compiled once."""
+def learner(images, architecture, network, compiled, count):
+    """A network on this worker's device, and the gradient of `count` such networks' losses: one for all tasks, so compiled once."""
     net = build(images, architecture, network).to(workers.device())
     loss = together(as_function(net))
     return net, value_and_gradient(compiling.compiled(loss) if compiled else loss)
@@ -104,7 +104,7 @@ def train_half(half, images, validation, test, architecture, network, augmentati
     """
     part, rate, seeds = task
     device, data = workers.device(), loaded(images)
-    net, gradient = learner(images, architecture, network, compiled)
+    net, gradient = learner(images, architecture, network, compiled, len(seeds))
     draws = [generator("evaluate", p.seed, part, seed, half) for seed in seeds]
     if half == 0:
         theta = torch.stack([trajectory.vector(initialise(build(images, architecture, network), own)) for own in draws])

@@ -53,7 +53,7 @@ with ranks.joined(3) as rank:
     if rank == 2 and len(sys.argv) > 1:
         sys.exit(5)
     ranks.average(lambda task: (torch.tensor(0.0),), [0, 1, 2])
-    os.write(1, f"done {rank}\\n".encode())
+    os.write(2, f"done {rank}\\n".encode())
 """
 
 
@@ -67,7 +67,7 @@ def shared(tmp_path, *words):
 def test_ranks_that_a_stage_starts_share_tasks_and_state(tmp_path):
     found = shared(tmp_path)
     assert found.returncode == 0, found.stderr
-    assert sorted(found.stdout.split("\n")) == ["", "done 0", "done 1", "done 2"]
+    assert sorted(found.stderr.split("\n")) == ["", "done 0", "done 1", "done 2"]
 
 
 @pytest.mark.slow

@@ -221,10 +221,9 @@ def test_ranks_of_several_hosts_join_by_their_environment(ready):
 def test_one_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(ready):
     ready.set(distill={"segments": 2, "iterations": 100000, "validate": {"every": 0}})
     process = start(ready, "distill", MTT_RANKS="2")
-    children = []
-    wait_for(lambda: children.extend(psutil.Process(process.pid).children()) or children, process)
     wait_for(lambda: list(ready.folder.glob("work/distill/*/rolling.safetensors")), process)
-    children[0].kill()
+    (other,) = [child for child in psutil.Process(process.pid).children() if "stages.distill" in child.cmdline()]
+    other.kill()
     output = process.communicate(timeout=60)[0]
     assert process.returncode != 0
     assert "goes on from the last checkpoint" in output

@@ -1,0 +1,111 @@
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+from benchmarks import __main__ as command
+from benchmarks import harness, plain, problems
+from benchmarks.growth import line
+from benchmarks.harness import Row
+from mtt.functional import as_function
+from mtt.unroll import Step, match
+
+# The table of "Fast and flat": script, name, how many rows, must, aim.
+TABLE = [
+    ("gradient", "gradient, float64, relative to plain", 2, 1e-11, None),
+    ("gradient", "a step's derivatives, float32 to float64", 2, 1e-5, 1e-6),
+    ("gradient", "unroll's error in float32 / plain's", 2, 1.1, 1.0),
+    ("unroll", "iteration, time / plain", 2, 0.60, 0.45),
+    ("unroll", "iteration, time / plain", 1, 1.2, 0.9),
+    ("unroll", "iteration, memory / plain", 1, 0.30, 0.20),
+    ("unroll", "iteration, memory / plain", 1, 0.20, 0.10),
+    ("unroll", "memory, N 80 / N 5, less the N+1 vectors", 1, 1.10, 1.0),
+    ("experts", "experts, images per second / plain", 1, 2.5, 4),
+    ("experts", "experts, images per second / plain", 1, 1.5, 2),
+    ("evaluation", "evaluation, 5 networks, time / plain", 2, 0.5, 0.3),
+    ("evaluation", "evaluation, 5 networks, time / plain", 2, 0.75, 0.5),
+    ("buffers", "open buffer, read a segment, time / plain", 1, 0.01, None),
+    ("buffers", "pages read / (2 P x 4 bytes + 1 MiB)", 1, 1.0, None),
+    ("buffers", "distill's memory, 100 experts / 10", 2, 1.05, None),
+    ("cuda", "iteration, time / plain", 2, 0.5, 0.25),
+    ("cuda", "iteration, memory / plain", 2, 0.2, 0.1),
+    ("cuda", "experts, images per second / plain", 1, 3, 6),
+]
+
+
+def test_the_plain_way_takes_at_most_sixty_lines():
+    assert len((ROOT / "benchmarks/plain.py").read_text().splitlines()) <= 60
+
+
+def test_the_plain_way_and_ours_give_the_same_gradient():
+    """So that what is timed is the same thing."""
+    net, *rest = problems.matching(4, 3, 4, 3, 8, depth=2, dtype=torch.float64)
+    for found, wanted in zip(match(Step(as_function(net)), *rest), plain.match(net, *rest), strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "must", "at_most", "met"),
+    [(0.6, 0.6, True, True), (0.61, 0.6, True, False), (2.5, 2.5, False, True), (2.4, 2.5, False, False)]
+    + [(None, 0.6, True, None), (None, 2.5, False, None), (7.0, None, True, None), (float("nan"), 0.6, True, False)],
+)
+def test_a_must_is_met_on_its_own_side_and_what_was_not_measured_is_neither(value, must, at_most, met):
+    assert Row("row", "case", value, must, None, at_most).met is met
+
+
+def test_a_row_is_stored_under_the_names_that_scripts_rely_on():
+    plain_row, timed = Row("a", "b", 0.123456789, 1.0, 0.5), Row("a", "b", 0.5, 1.0, fractions=(0.25, 0.5))
+    assert plain_row.record() == {"name": "a", "case": "b", "value": 0.123457, "must": 1.0, "aim": 0.5, "met": True}
+    assert list(timed.record()) == ["name", "case", "value", "must", "aim", "met", "plain_of_bare", "ours_of_bare"]
+
+
+@pytest.mark.parametrize(("values", "status"), [([0.5, None], 0), ([0.5, 1.5], 1), ([], 0)])
+def test_the_exit_status_is_one_where_a_must_is_missed(values, status, monkeypatch, tmp_path, capsys):
+    from benchmarks import cuda
+
+    monkeypatch.setattr(cuda, "rows", lambda: [Row("row", "case", value, 1.0) for value in values])
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    assert command.main(["cuda"]) == status
+    assert [row["value"] for row in json.loads((tmp_path / "cuda.json").read_text())] == values
+    assert ("NO" in capsys.readouterr().out) == bool(status)
+
+
+def test_the_table_shows_on_which_side_of_its_must_a_row_is_to_be():
+    lines = harness.table([Row("a", "b", 3.0, 2.5, 4, False), Row("a", "b", None, 0.6, note="no GPU here")]).splitlines()
+    assert all(word in lines[1] for word in (">= 2.5", ">= 4", "yes"))
+    assert all(word in lines[2] for word in ("not measured", "<= 0.6", "no GPU here"))
+
+
+@pytest.mark.parametrize("script", command.SCRIPTS)
+def test_the_committed_results_hold_every_row_with_its_must(script):
+    """A row that was not measured stands there with null."""
+    file = ROOT / f"results/benchmarks/{script}.json"
+    if not file.exists():
+        pytest.skip("not measured yet")
+    found = [(row["name"], row["must"], row["aim"]) for row in json.loads(file.read_text()) if row["must"] is not None]
+    assert sorted(found, key=str) == sorted([(*row[1:2], *row[3:]) for row in TABLE if row[0] == script for _ in range(row[2])], key=str)
+
+
+def test_a_straight_line_is_found_again():
+    fit = line([1, 2, 5], [4.0, 6.0, 12.0])
+    assert (fit["slope"], fit["intercept"], fit["r2"]) == pytest.approx((2, 2, 1))
+
+
+@pytest.mark.slow
+def test_a_row_is_measured_in_processes_of_its_own():
+    """Of the smallest size, ours without compiling."""
+    found = harness.in_turn(
+        1,
+        plain=lambda: harness.measured("unroll", "plain", 2, 2, 4),
+        ours=lambda: harness.measured("unroll", "ours", 2, 2, 4, 0),
+        bare=lambda: harness.measured("bare", "convolutions", 2, 4, 3, 32),
+    )
+    assert all(harness.median(results, "seconds") > 0 for results in found.values())
+    assert all(found[way][0]["memory"] > 0 for way in ("plain", "ours"))
+
+
+@pytest.mark.slow
+def test_a_measurement_that_fails_says_so():
+    with pytest.raises(ChildProcessError, match=r"benchmarks\.unroll nothing ended with \[1\]"):
+        harness.measured("unroll", "nothing")
