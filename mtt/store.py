@@ -47,14 +47,14 @@ def sha256(path):
 
 @contextmanager
 def held(path):
-    """Hold the store's folder against a second run of the same work; wait where another run holds it."""
+    """Hold the store's folder against a second run of the same work; wait where another run holds it. Gives the folder."""
     with open(Path(path, "lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("another run is at the same work; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield path
 
 
 def link(source, destination):

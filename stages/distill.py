@@ -4,9 +4,9 @@ import copy
 import json
 import math
 import time
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import pandas as pd
@@ -73,15 +73,17 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
     net = convnet(network, experts.index)
     how = {"compiled": repays(p, net, experts.index), "ranks": size}
-    with ranks.joined(size) as rank, store.held(folder) if rank == 0 else nullcontext():
-        state, warning = resume(folder, p.iterations, device(), how) if rank == 0 else (None, "")
+    with ranks.joined(size) as rank, store.held(folder) if rank == 0 else TemporaryDirectory() as folder:
+        state, warning = resume(Path(folder), p.iterations, device(), how)  # other ranks find nothing and get the state of rank 0
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
         state = state or begin(p, experts.index, train, how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         net = net.to(device())
-        score = partial(validate, p.scoring, net, trainer(net, how), families, imageset.load(validation)) if p.scoring.every else None
-        learn(state, p, experts, net, families, score, folder, rank)
+        score = None
+        if p.scoring.every and rank == 0:
+            score = partial(validate, p.scoring, net, trainer(net, how), families, imageset.load(validation))
+        learn(state, p, experts, net, families, score, Path(folder), shown=rank == 0)
         if rank == 0:
             finish(state, p, experts.index, out, last, curves, scores, metrics, picture)
 
@@ -98,7 +100,7 @@ def repays(p, net, index):
     return compiling.repays(net, index["shape"], steps, n if p.batch_syn == "all" else p.batch_syn)
 
 
-def learn(state, p, experts, net, families, score, folder, rank):
+def learn(state, p, experts, net, families, score, folder, shown=True):
     """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done."""
     batch, saved = len(state.x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
     step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None)
@@ -110,7 +112,7 @@ def learn(state, p, experts, net, families, score, folder, rank):
         steps = [(b.to(state.x.device), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws))) for b in chunks]
         return match(step, theta, target, state.x, state.y, state.alpha, steps)
 
-    with bar(p.iterations, "distill", "iteration", state.iteration, shown=rank == 0) as progress:
+    with bar(p.iterations, "distill", "iteration", state.iteration, shown) as progress:
         for iteration in range(state.iteration, p.iterations):
             segments = [segment(p, len(experts.experts), iteration * p.segments + number) for number in range(p.segments)]
             values, dx, dalpha = ranks.average(matched, segments)
@@ -119,27 +121,20 @@ def learn(state, p, experts, net, families, score, folder, rank):
                     raise ArithmeticError("the loss is not finite")
                 clamped = state.step(dx, dalpha, p.lr_img, p.lr_lr, p.momentum, floor=p.lr_init / 100)
             except ArithmeticError as error:
-                save(state, folder / "rolling.safetensors", rank)
+                state.save(folder / "rolling.safetensors")
                 raise run_away(iteration, segments, values, state.alpha, error) from None
             for (expert, start, _), value in zip(segments, values.tolist(), strict=True):
                 state.curve.append([iteration + 1, expert, start, value, float(state.alpha), int(clamped)])
-            if score and rank == 0 and state.iteration % p.scoring.every == 0:
+            if score and state.iteration % p.scoring.every == 0:
                 state.score(score(state.x, state.y, float(state.alpha), state.iteration))
             if time.monotonic() - saved > 20:
-                save(state, folder / "rolling.safetensors", rank)
+                state.save(folder / "rolling.safetensors")
                 saved = time.monotonic()
             best = f", validation {state.scores[-1][1]:.3f}" if state.scores else ""
             progress.set_postfix_str(f"loss {float(values.mean()):.4f}, step size {float(state.alpha):.5f}{best}", refresh=False)
             progress.update()
-    save(state, folder / f"{p.iterations:06d}.safetensors", rank)
-    if rank == 0:
-        (folder / "rolling.safetensors").unlink(missing_ok=True)
-
-
-def save(state, path, rank):
-    """Write a checkpoint; rank 0 alone does, as all hold the same state."""
-    if rank == 0:
-        state.save(path)
+    state.save(folder / f"{p.iterations:06d}.safetensors")
+    (folder / "rolling.safetensors").unlink(missing_ok=True)
 
 
 def segment(p, count, number):
