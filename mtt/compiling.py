@@ -43,8 +43,8 @@ def works():
     return True
 
 
-def compiled(function):
-    """`function` of tensors, compiled for the shapes of its first call; called with others (a last batch, shorter) it runs as it is.
+def compiled(function, otherwise=None):
+    """`function` of tensors, compiled for the shapes of its first call; for others (a last batch, shorter) `otherwise` or itself is called.
 
     On CUDA its kernels are captured as one graph: small steps are bound by the launches of their kernels.
     """
@@ -56,6 +56,6 @@ def compiled(function):
         if fast is None:
             mode = "reduce-overhead" if tensors[0].is_cuda else None
             fast, first = torch.compile(function, dynamic=False, mode=mode), shapes
-        return fast(*tensors) if shapes == first else function(*tensors)
+        return (fast if shapes == first else otherwise or function)(*tensors)
 
     return either

@@ -28,15 +28,14 @@ from mtt.functional import value_and_gradient
 class Step:
     """The two derivatives of a student's step, from its loss l(theta, x, y).
 
-    Eager, the gradient is differentiated again. Compiled (`compile` takes a function and gives it compiled), s is taken
-    as the slope of the loss along lam, by forward mode: <lam, g> without g, one convolution a layer less. Eager, that is
-    the slower one.
+    Eager, the gradient is differentiated again. Compiled (by `compile`, as compiling.compiled), s is taken as the slope of
+    the loss along lam, by forward mode: <lam, g> without g, one convolution a layer less. Eager, that is the slower one.
     """
 
     def __init__(self, loss, compile=None):
         self.loss = loss
         self._value_and_gradient = value_and_gradient(compile(loss) if compile else loss)
-        self.pullback = compile(self._slope_along) if compile else self._twice_reversed
+        self.pullback = compile(self._slope_along, self._twice_reversed) if compile else self._twice_reversed
 
     def gradient(self, theta, x, y):
         """g (P,): the gradient of the loss by theta."""

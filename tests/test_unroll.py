@@ -89,7 +89,7 @@ def test_the_two_ways_to_a_pullback_are_one():
     for soft in (False, True):
         step, theta, _, x, y, *_ = setting(soft=soft)
         lam = torch.randn(theta.shape, generator=generator(5), dtype=torch.float64)
-        along = Step(step.loss, compile=lambda function: function)
+        along = Step(step.loss, compile=lambda function, otherwise=None: function)
         for found, wanted in zip(along.pullback(theta, x, y, lam), step.pullback(theta, x, y, lam), strict=True):
             assert relative(found, wanted) < 1e-12
         assert relative(step.pullback(theta, x, y, lam)[0], lam @ step.gradient(theta, x, y)) < 1e-12
