@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check recipe publish
+.PHONY: help repro test check bench growth recipe publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -16,6 +16,12 @@ test: .venv/development  ## lint and every test
 
 check: .venv/runtime  ## check params.yaml
 	python -m stages.check
+
+bench: .venv/runtime  ## measure this project beside the plain way, all of it or NAME="unroll buffers": results/benchmarks/
+	python -m benchmarks $(NAME)
+
+growth: .venv/runtime  ## measure how the cost of an iteration grows: results/benchmarks/growth.*
+	python -m benchmarks.growth
 
 recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml

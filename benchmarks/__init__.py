@@ -1,0 +1,1 @@
+"""This project beside the plain way, as ratios: `python -m benchmarks [NAME...]`, and how cost grows: `python -m benchmarks.growth`."""

@@ -1,0 +1,93 @@
+"""How exact the gradients are. In float64 against the plain unroll; in float32 against float64, beside the plain way's own error."""
+
+from itertools import product
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks import harness, plain, problems
+from benchmarks.harness import Row, measured
+from mtt import compiling, dsa, workers
+from mtt.functional import as_function
+from mtt.unroll import Step, match
+
+SHAPES = [(images, *shape) for images in (100, 10) for shape in ((128, 3, 32), (32, 1, 28))]  # images a step, width, channels, side
+DRAWS, N = 20, 50
+
+
+def relative(found, wanted):
+    """The error's norm over the norm of what is wanted."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def exact(compiled=0):
+    """The worst relative error of dL/dx and dL/dalpha in float64 over every case; compiled, of one case."""
+    families = [(), *((family,) for family in dsa.FAMILIES), tuple(dsa.FAMILIES)]
+    cases = list(product(families, (None, 4), (1, 3), (4, 8)))
+    return {"error": max(exact_case(*case, compiled) for case in (cases[-2:-1] if compiled else cases))}
+
+
+def exact_case(families, batch, channels, width, compiled):
+    """Of 10 images of side 8 in 6 steps; batches of 4 leave a shorter last one."""
+    net, *rest = problems.matching(10, 6, width, channels, 8, depth=2, batch=batch, families=families, dtype=torch.float64)
+    step = Step(as_function(net), compiling.compiled if compiled else None)
+    found, wanted = match(step, *rest), plain.match(net, *rest)
+    return max(relative(*pair) for pair in zip(found[1:], wanted[1:], strict=True))
+
+
+def step(compiled):
+    """The worst relative error of a float32 step's g, ds/dtheta and ds/dx over SHAPES, against float64."""
+    return {"error": max(step_case(*shape, compiled) for shape in SHAPES)}
+
+
+def step_case(images, width, channels, side, compiled):
+    """The same of one shape, along a random lam."""
+    found = []
+    for dtype, way in ((torch.float32, compiling.compiled if compiled else None), (torch.float64, None)):
+        net, theta, _, x, y, _, _ = problems.matching(images, 1, width, channels, side, dtype=dtype)
+        lam = torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        step = Step(as_function(net), way)
+        found.append([step.gradient(theta, x, y), *step.pullback(theta, x, y, lam)[1:]])
+    return max(relative(a.double(), b) for a, b in zip(*found, strict=True))
+
+
+def whole(way, file):
+    """dL/dx of DRAWS whole unrolls of width 32, 1x28x28, 10 a step; `way` is plain, ours, or reference (ours in float64). Into a file."""
+    workers.keep_memory()
+    found, fast = {}, None
+    for seed in range(DRAWS):
+        dtype = torch.float64 if way == "reference" else torch.float32
+        net, *rest = problems.matching(10, N, 32, 1, 28, seed=seed, dtype=dtype)
+        fast = fast or Step(as_function(net), compiling.compiled if way == "ours" else None)
+        found[str(seed)] = (plain.match(net, *rest) if way == "plain" else match(fast, *rest))[1]
+    save_file(found, file)
+    return {}
+
+
+def errors(folder, way):
+    """The relative errors (DRAWS,) of a way's images against the reference's."""
+    found, wanted = [load_file(Path(folder, name)) for name in (way, "reference")]
+    return torch.tensor([relative(found[draw].double(), wanted[draw]) for draw in wanted])
+
+
+def rows():
+    """The three claims; once each, for they depend on no clock."""
+    found = []
+    for way, case in enumerate(("eager, DSA none, each, all; all and mini-batches; 1 and 3 channels; width 4, 8", "compiled, all of DSA")):
+        found.append(Row("gradient, float64, relative to plain", case, measured("gradient", "exact", way)["error"], 1e-11))
+    for way, name in enumerate(("eager", "compiled")):
+        case = f"{name}, 100 and 10 a step, width 128 3x32x32 and width 32 1x28x28"
+        found.append(Row("a step's derivatives, float32 to float64", case, measured("gradient", "step", way)["error"], 1e-5, 1e-6))
+    with harness.scratch() as folder:
+        for way in ("reference", "plain", "ours"):
+            measured("gradient", "whole", way, Path(folder, way))
+        plain_errors, our_errors = errors(folder, "plain"), errors(folder, "ours")
+    for name, q in (("median", 0.5), ("90th percentile", 0.9)):
+        case, ratio = f"{name} of {DRAWS} draws, width 32, 1x28x28, 10 a step, N {N}", our_errors.quantile(q) / plain_errors.quantile(q)
+        found.append(Row("unroll's error in float32 / plain's", case, float(ratio), 1.1, 1.0))
+    return found
+
+
+if __name__ == "__main__":
+    harness.main({"exact": exact, "step": step, "whole": whole})

@@ -1,0 +1,169 @@
+"""How a measurement is made, in a process of its own and in turn with what it is compared with; and how its row is shown.
+
+A script has *parts*, functions of a few numbers that measure one thing once and give a dict; `python -m benchmarks.NAME PART ARGUMENTS`
+prints it as a line of JSON. Its `rows()` starts them and compares. Times stay in memory: what is kept is ratios.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results/benchmarks"
+ROUNDS = 3
+
+
+@dataclass
+class Row:
+    """A line of the table. `value` (None: not measured, `note` says why) is to stay at or below `must`, or at or above it."""
+
+    name: str
+    case: str
+    value: float | None
+    must: float | None = None  # None: no bound, only reported
+    aim: float | None = None
+    at_most: bool = True
+    fractions: tuple | None = None  # of a bare loop over the same convolutions: bare seconds / seconds, of the plain way and of ours
+    note: str = ""
+
+    @property
+    def met(self):
+        """Whether the value keeps to its must; None where there is nothing to say."""
+        if self.value is None or self.must is None:
+            return None
+        return self.value <= self.must if self.at_most else self.value >= self.must
+
+    def record(self):
+        """The row as it is stored."""
+        row = {"name": self.name, "case": self.case, "value": rounded(self.value), "must": self.must, "aim": self.aim, "met": self.met}
+        if self.fractions:
+            row |= dict(zip(("plain_of_bare", "ours_of_bare"), map(rounded, self.fractions), strict=True))
+        return row
+
+    def cells(self):
+        """The row as it is printed."""
+        sign = "<= " if self.at_most else ">= "
+        value = "not measured" if self.value is None else f"{self.value:.3g}"
+        bounds = ["" if bound is None else f"{sign}{bound:g}" for bound in (self.must, self.aim)]
+        fractions = [f"{fraction:.2f}" for fraction in self.fractions or ()] or ["", ""]
+        return [self.name, self.case, value, *bounds, {None: "", True: "yes", False: "NO"}[self.met], *fractions, self.note]
+
+
+def rounded(value):
+    """Six digits: more would say that a ratio of times has them."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def table(rows):
+    """The rows as aligned text."""
+    head = ["row", "case", "value", "must", "aim", "met", "plain of bare", "ours of bare", ""]
+    cells = [head, *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def store(script, rows):
+    """Write the rows of a script to its JSON file."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{script}.json").write_text(json.dumps([row.record() for row in rows], indent=1) + "\n")
+
+
+def status(rows):
+    """1 where a measured row misses its must, else 0."""
+    return int(any(row.met is False for row in rows))
+
+
+def main(parts, whole=None):
+    """Run the part that the command line names on its arguments and print what it gives; `whole` where it names none."""
+    part, *arguments = sys.argv[1:] or [None]
+    if whole and part is None:
+        return whole()
+    if part not in parts:
+        sys.exit(f"error: found part {part}; wanted one of {', '.join(parts)}, then its arguments (rows: python -m benchmarks NAME)")
+    return print(json.dumps(parts[part](*[int(word) if word.isdigit() else word for word in arguments])))
+
+
+def measured(script, part, *arguments, **environment):
+    """What a part of a script gives in a process of its own."""
+    return at_once(1, script, part, *arguments, **environment)[0]
+
+
+def at_once(count, script, part, *arguments, **environment):
+    """The same of `count` processes side by side. Raises ChildProcessError where one fails; the others are ended then."""
+    command = [sys.executable, "-m", f"benchmarks.{script}", part, *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    running = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    try:
+        while any(process.poll() is None for process in running):
+            if any(process.poll() for process in running):
+                break
+            time.sleep(0.02)
+    finally:
+        for process in running:
+            process.poll() is None and process.kill()
+        printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise ChildProcessError(f"{' '.join(command[1:])} ended with {[process.returncode for process in running]}")
+    return [json.loads(text.splitlines()[-1]) for text in printed]
+
+
+def in_turn(rounds, **calls):
+    """{name: [result of each round]} of functions {name: function()}, each called once in a round."""
+    found = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(call())
+    return found
+
+
+def median(results, key):
+    """Over the rounds."""
+    return statistics.median(result[key] for result in results)
+
+
+def meet(folder, count):
+    """Wait until `count` processes are here."""
+    Path(folder, str(os.getpid())).touch()
+    while len(list(Path(folder).iterdir())) < count:
+        time.sleep(0.001)
+
+
+def scratch():
+    """A temporary folder, as a context."""
+    return tempfile.TemporaryDirectory(prefix="benchmark-")
+
+
+def memory(key="VmRSS"):
+    """Bytes of this process by the kernel's account; VmHWM: at its peak, RssAnon: not mapped from files. Linux only."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak():
+    """Start VmHWM anew and give what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory()
+
+
+def available():
+    """Bytes of memory that the machine can still give."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
+
+
+def seconds(work, device="cpu"):
+    """How long work() takes, on a GPU until it is done."""
+    synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronise()
+    started = time.perf_counter()
+    work()
+    synchronise()
+    return time.perf_counter() - started

@@ -1,0 +1,86 @@
+"""The parts of `experts` and `evaluation`: networks trained on 1x28x28 images, the plain way and as the stages train them."""
+
+import math
+import time
+from functools import partial
+
+import torch
+
+from benchmarks import harness, plain, problems
+from mtt import compiling, dsa, trajectory, workers
+from mtt.functional import as_function, together, value_and_gradient
+from mtt.training import epoch
+
+RATE = 0.01
+
+
+def plain_way(width, images, batch, epochs, momentum, decay):
+    """Seconds of a step of the plain way, with the default number of threads; momentum and weight decay in units of 1e-4."""
+    net, x, y, draws = problems.training(images, width, 1, 28)
+    optimizer = torch.optim.SGD(net.parameters(), RATE, momentum / 1e4, weight_decay=decay / 1e4)
+    train = partial(plain.train, net, batch=batch, optimizer=optimizer, families=problems.ALL, generator=draws)
+    train(x[:batch], y[:batch], epochs=1)
+    return {"seconds": harness.seconds(lambda: train(x, y, epochs=epochs)) / (epochs * math.ceil(images / batch))}
+
+
+def worker(width, images, batch, epochs, momentum, decay, compiled, folder, count):
+    """When one of `count` workers side by side began and ended its steps; and the seconds of its first step, which compiles.
+
+    One network on one thread, as the stages' workers train.
+    """
+    workers.keep_memory()
+    torch.set_num_threads(1)
+    net, x, y, draws = problems.training(images, width, 1, 28)
+    loss, theta = together(as_function(net)), trajectory.vector(net)[None]
+    optimizer = torch.optim.SGD([theta], RATE, momentum / 1e4, weight_decay=decay / 1e4, fused=True)
+    gradient = value_and_gradient(compiling.compiled(loss) if compiled else loss)
+    train = partial(epoch, gradient, theta, optimizer)
+    settings = {"batch": batch, "augment": partial(dsa.augment, families=problems.ALL), "generators": [draws]}
+    first = harness.seconds(lambda: train(x[:batch], y[:batch], **settings))
+    harness.meet(folder, count)
+    began = time.monotonic()  # one clock for all processes
+    for _ in range(epochs):
+        train(x, y, **settings)
+    return {"began": began, "ended": time.monotonic(), "steps": epochs * math.ceil(images / batch), "first": first}
+
+
+def side_by_side(*settings, compiled=1, **environment):
+    """Seconds of a step while every worker trains a network, and workers / seconds, the steps per second of all. `settings` as in `worker`.
+
+    From the first to begin to the last to end, so that none is measured while another rests.
+    """
+    with harness.scratch() as folder:
+        found = harness.at_once(workers.count(), "training", "worker", *settings, compiled, folder, workers.count(), **environment)
+    span = max(one["ended"] for one in found) - min(one["began"] for one in found)
+    step = span / found[0]["steps"]
+    return {"seconds": step / len(found), "step": step, "first": max(one["first"] for one in found)}
+
+
+def compare(*settings):
+    """Seconds of a step of the plain way; of ours, divided by the workers that do one each at the same time; and of the bare convolutions.
+
+    Then what ours takes for a step of one worker. All are medians over rounds.
+    """
+    width, images, batch, *_ = settings
+    side_by_side(*settings)  # so that every round finds its kernels compiled
+    found = harness.in_turn(
+        harness.ROUNDS,
+        plain=partial(harness.measured, "training", "plain", *settings),
+        ours=partial(side_by_side, *settings),
+        bare=partial(harness.measured, "bare", "convolutions", min(images, batch), width, 1, 28),
+    )
+    plain_step, ours, bare = [harness.median(found[way], "seconds") for way in ("plain", "ours", "bare")]
+    return plain_step, ours, bare, harness.median(found["ours"], "step")
+
+
+def repaid(case, settings, fast):
+    """A row: steps of a worker until a cold compile is repaid by what it saves in each over the same code without it."""
+    with harness.scratch() as folder:
+        cold = side_by_side(*settings, TORCHINDUCTOR_CACHE_DIR=str(folder))["first"] - fast
+    saved = side_by_side(*settings, compiled=0)["step"] - fast
+    note = "" if saved > 0 else "never: it saves nothing"
+    return harness.Row("steps until compiling is repaid", case, cold / saved if saved > 0 else None, note=note)
+
+
+if __name__ == "__main__":
+    harness.main({"plain": plain_way, "worker": worker})
