@@ -4,8 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
-
 from mtt import trajectory
 
 SHARED = ("layout", "network", "augmentation", "set", "classes", "shape", "mean", "std", "snapshots")
@@ -67,4 +65,4 @@ class Buffer:
     def segment(self, expert, start, epochs):
         """theta*_start and theta*_{start + epochs} of one expert, each (P,); only these two rows are read."""
         rows = self.experts[expert]
-        return torch.clone(rows[start]), torch.clone(rows[start + epochs])
+        return rows[start], rows[start + epochs]

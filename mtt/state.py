@@ -64,7 +64,7 @@ class State:
 
 def resume(folder, iterations, device, how=None):
     """The State of the newest checkpoint in `folder` not past `iterations`, or None; and a warning, empty where nothing is to be said."""
-    found = [(tensorfile.open_file(path, "checkpoint")[1]["iteration"], path) for path in folder.glob("*.safetensors")]
+    found = [(tensorfile.read_header(path, "checkpoint")[0]["iteration"], path) for path in folder.glob("*.safetensors")]
     found = [(iteration, path) for iteration, path in found if iteration <= iterations]
     if not found:
         return None, ""

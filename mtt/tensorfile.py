@@ -5,11 +5,19 @@ One metadata entry, sorted keys, no time and no host: two processes that write t
 """
 
 import json
+import math
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+DTYPES = {
+    "F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16,
+    "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 def save(path, tensors, header):
@@ -34,27 +42,66 @@ def _umask():
     return mask
 
 
-def open_file(path, kind):
-    """The open file (its tensors are read when asked for) and its header. `kind` is the layout that the header must name.
+def read_header(path, kind):
+    """The header of a file, and where its tensors lie: {name: (dtype, shape, first byte, last byte + 1)}; no tensor is read.
 
-    Raises ValueError, naming the path, for a missing, truncated or foreign file.
+    `kind` is the layout that the header must name. Raises ValueError, naming the path, for a missing, truncated or foreign file.
+    Read here and not by safetensors, which maps the whole file: the kernel then reads megabytes ahead, of every file of a buffer.
     """
     try:
-        file = safe_open(path, framework="pt")
-        header = json.loads((file.metadata() or {})["header"])
+        with _opened(path) as file:
+            length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+            if not 0 < length <= size - 8:
+                raise OSError(f"{size} bytes, {length} of them a header")
+            entries = json.loads(file.read(length))
+        places = {name: _place(entry, 8 + length) for name, entry in entries.items() if name != "__metadata__"}
+        if (end := max((place[3] for place in places.values()), default=8 + length)) != size:
+            raise OSError(f"{size} bytes where its header says {end}")
+        header = json.loads(entries["__metadata__"]["header"])
         found = header["kind"]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; wanted a {kind} file") from None
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         raise ValueError(f"{path}: found no whole safetensors file ({error}); wanted a {kind} file") from None
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, AttributeError, ValueError):  # of JSON too
         raise ValueError(f"{path}: found a safetensors file without this project's header; wanted a {kind} file") from None
     if found != kind:
         raise ValueError(f"{path}: found a {found} file; wanted a {kind} file")
-    return file, header
+    return header, places
+
+
+def _place(entry, start):
+    """Raises KeyError, TypeError or ValueError for an entry that is none."""
+    dtype, shape, (first, last) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+    if last - first != math.prod(shape) * dtype.itemsize or first < 0:
+        raise ValueError
+    return dtype, shape, start + first, start + last
+
+
+def read_rows(path, place, first, last):
+    """Rows first .. last - 1 of the tensor that lies at `place`; only their bytes are read."""
+    dtype, shape, start, _ = place
+    rows = torch.empty(last - first, *shape[1:], dtype=dtype)
+    with _opened(path) as file:
+        file.seek(start + first * math.prod(shape[1:]) * dtype.itemsize)
+        if file.readinto(rows.flatten().view(torch.uint8).numpy()) < rows.nbytes:
+            raise ValueError(f"{path}: found the end of the file in rows {first} to {last}; wanted it as it was when opened")
+    return rows
+
+
+@contextmanager
+def _opened(path):
+    """The file, opened to read pieces of it: the kernel shall not read ahead."""
+    with open(path, "rb", buffering=0) as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        yield file
 
 
 def load(path, kind):
     """All tensors {name: Tensor} of a `kind` file, and its header."""
-    file, header = open_file(path, kind)
-    return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a mapping)
+    header, _ = read_header(path, kind)
+    try:
+        return load_file(path), header
+    except SafetensorError as error:
+        raise ValueError(f"{path}: found no whole safetensors file ({error}); wanted a {kind} file") from None

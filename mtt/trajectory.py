@@ -28,28 +28,35 @@ class Trajectory:
 
     path: str
     header: dict
-    rows: object  # a safetensors slice
-    shape: tuple  # (snapshots, P)
+    place: tuple  # of theta in the file
+
+    @property
+    def shape(self):
+        """(snapshots, P)."""
+        return self.place[1]
 
     def __len__(self):
         return self.shape[0]
 
     def __getitem__(self, index):
         """One snapshot (P,), or several (k, P) for a slice; only these rows are read."""
-        return self.rows[index]
+        first, last, _ = (index if isinstance(index, slice) else slice(index, index + 1 or None)).indices(len(self))
+        if last <= first and not isinstance(index, slice):
+            raise IndexError(f"{self.path}: found no snapshot {index}; wanted one of {len(self)}")
+        rows = tensorfile.read_rows(self.path, self.place, first, max(first, last))
+        return rows if isinstance(index, slice) else rows[0]
 
 
 def load(path):
     """The Trajectory in `path`. Raises ValueError, naming the path, for a file of another layout."""
-    file, header = tensorfile.open_file(path, "trajectory")
-    if "theta" not in file.keys():  # noqa: SIM118 (not a mapping)
-        raise ValueError(f"{path}: found tensors {list(file.keys())}; wanted theta")
-    rows = file.get_slice("theta")
+    header, places = tensorfile.read_header(path, "trajectory")
+    if "theta" not in places:
+        raise ValueError(f"{path}: found tensors {list(places)}; wanted theta")
     try:
         wanted = sum(torch.Size(shape).numel() for _, shape in header["layout"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path}: found no layout in its header; wanted [[name, shape], ...]") from None
-    shape = tuple(rows.get_shape())
+    shape = places["theta"][1]
     if len(shape) != 2 or shape[1] != wanted:
         raise ValueError(f"{path}: found theta of shape {shape}; wanted (snapshots, {wanted}), as its header says")
-    return Trajectory(str(path), header, rows, shape)
+    return Trajectory(str(path), header, places["theta"])

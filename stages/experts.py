@@ -83,7 +83,7 @@ class Way:
         """Go to where a killed run left it, or to its start. Plain SGD has no other state."""
         if self.part.exists():
             half = trajectory.load(self.part)
-            self.snapshots, self.accuracies = list(half[:].clone()), half.header["accuracy"]
+            self.snapshots, self.accuracies = list(half[:]), half.header["accuracy"]
         else:
             self.snapshots = [trajectory.vector(initialise(net, generator("expert", seed, self.index)))]
             self.accuracies = [score(self.snapshots[0])]

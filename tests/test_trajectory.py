@@ -59,9 +59,13 @@ def test_what_was_saved_is_read_row_by_row(tmp_path):
     assert found.shape == tuple(theta.shape)
     assert found.header["layout"] == trajectory.layout(network())
     assert found.header["accuracy"] == [0.1] * 4
-    for index in (2, 0, 3, 1, -1):
+    for index in (2, 0, 3, 1, -1, -4):
         assert torch.equal(found[index], theta[index])
-    assert torch.equal(found[1:3], theta[1:3])
+    for index in (4, -5):
+        with pytest.raises(IndexError):
+            found[index]
+    for rows in (slice(1, 3), slice(None), slice(-2, None), slice(None, -1), slice(2, 2)):
+        assert torch.equal(found[rows], theta[rows])
     assert torch.equal(torch.stack(list(found)), theta)
 
 
