@@ -46,16 +46,21 @@ def best(functions, device):
     return min(found)
 
 
-def convolutions(images, width, channels, side, device="cpu"):
-    """Seconds of one output, one input gradient and one weight gradient of each layer, each in the layout that suits it."""
+def convolutions(images, width, channels, side, device="cpu", to_images=1):
+    """Seconds of one output, one input gradient and one weight gradient of each layer, each in the layout that suits it.
+
+    Without `to_images` the first layer has no input gradient: training takes none by the images.
+    """
     if device == "cpu":
         from mtt import workers
 
         workers.keep_memory()
     net, total = ConvNet(channels, side, 10, width).to(device), 0.0
-    for x, weight, padding in layers(net, torch.randn(images, channels, side, side, device=device)):
+    for number, (x, weight, padding) in enumerate(layers(net, torch.randn(images, channels, side, side, device=device))):
         laid = [three(x.to(memory_format=f), weight.to(memory_format=f), padding) for f in LAYOUTS]
-        total += sum(best(kind, device) for kind in zip(*laid, strict=True))
+        output, to_input, to_weight = zip(*laid, strict=True)
+        kinds = [output, to_weight] + [to_input] * (number > 0 or to_images)
+        total += sum(best(kind, device) for kind in kinds)
     return {"seconds": total}
 
 

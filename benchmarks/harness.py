@@ -44,6 +44,8 @@ class Row:
     def record(self):
         """The row as it is stored."""
         row = {"name": self.name, "case": self.case, "value": rounded(self.value), "must": self.must, "aim": self.aim, "met": self.met}
+        if self.note:
+            row["note"] = self.note
         if self.fractions:
             row |= dict(zip(("plain_of_bare", "ours_of_bare"), map(rounded, self.fractions), strict=True))
         return row
@@ -68,6 +70,18 @@ def table(rows):
     cells = [head, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def markdown(records):
+    """Stored rows as the table of RESULTS.md. An aim is stricter than its must, so it says on which side of it a value is to be."""
+    lines = ["| what | case | value | must | aim | bare convolutions' share: plain, ours |", "|---|---|---|---|---|---|"]
+    for row in records:
+        value = "not measured" if row["value"] is None else f"{row['value']:.3g}" + (" **missed**" if row["met"] is False else "")
+        sign = ">=" if row["must"] and (row["aim"] or 0) > row["must"] else "<="
+        bounds = ["" if row[bound] is None else f"{sign} {row[bound]:g}" for bound in ("must", "aim")]
+        shares = f"{row['plain_of_bare']:.2f}, {row['ours_of_bare']:.2f}" if "plain_of_bare" in row else ""
+        lines.append("| " + " | ".join([row["name"], row["case"], value, *bounds, shares]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def store(script, rows):

@@ -33,9 +33,10 @@ def match(net, theta, target, x, y, alpha, steps):
 def train(net, images, labels, epochs, batch, optimizer, families, generator):
     """Train `net` over a DataLoader with DSA; gives the list of its parameters after every epoch."""
     loader = DataLoader(TensorDataset(images, labels), batch, shuffle=True, generator=generator)
-    snapshots = []
+    device, snapshots = next(net.parameters()).device, []
     for _ in range(epochs):
         for x, y in loader:
+            x, y = x.to(device), y.to(device)
             loss = F.cross_entropy(net(dsa.augment(x, families, generator)), y)
             optimizer.zero_grad()
             loss.backward()

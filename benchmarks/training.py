@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import harness, plain, problems
 from mtt import compiling, dsa, trajectory, workers
-from mtt.functional import as_function, together, value_and_gradient
+from mtt.functional import learner
 from mtt.training import epoch
 
 RATE = 0.01
@@ -31,9 +31,8 @@ def worker(width, images, batch, epochs, momentum, decay, compiled, folder, coun
     workers.keep_memory()
     torch.set_num_threads(1)
     net, x, y, draws = problems.training(images, width, 1, 28)
-    loss, theta = together(as_function(net)), trajectory.vector(net)[None]
+    gradient, theta = learner(net, compiling.compiled if compiled else None), trajectory.vector(net)[None]
     optimizer = torch.optim.SGD([theta], RATE, momentum / 1e4, weight_decay=decay / 1e4, fused=True)
-    gradient = value_and_gradient(compiling.compiled(loss) if compiled else loss)
     train = partial(epoch, gradient, theta, optimizer)
     settings = {"batch": batch, "augment": partial(dsa.augment, families=problems.ALL), "generators": [draws]}
     first = harness.seconds(lambda: train(x[:batch], y[:batch], **settings))
@@ -44,40 +43,35 @@ def worker(width, images, batch, epochs, momentum, decay, compiled, folder, coun
     return {"began": began, "ended": time.monotonic(), "steps": epochs * math.ceil(images / batch), "first": first}
 
 
-def side_by_side(*settings, compiled=1, **environment):
-    """Seconds of a step while every worker trains a network, and workers / seconds, the steps per second of all. `settings` as in `worker`.
+def side_by_side(count, *settings, compiled=1, **environment):
+    """Seconds of a step while `count` workers train a network each. `settings` as in `worker`.
 
     From the first to begin to the last to end, so that none is measured while another rests.
     """
     with harness.scratch() as folder:
-        found = harness.at_once(workers.count(), "training", "worker", *settings, compiled, folder, workers.count(), **environment)
+        found = harness.at_once(count, "training", "worker", *settings, compiled, folder, count, **environment)
     span = max(one["ended"] for one in found) - min(one["began"] for one in found)
-    step = span / found[0]["steps"]
-    return {"seconds": step / len(found), "step": step, "first": max(one["first"] for one in found)}
+    return {"seconds": span / found[0]["steps"], "first": max(one["first"] for one in found)}
 
 
-def compare(*settings):
-    """Seconds of a step of the plain way; of ours, divided by the workers that do one each at the same time; and of the bare convolutions.
-
-    Then what ours takes for a step of one worker. All are medians over rounds.
-    """
+def compare(count, *settings):
+    """Seconds of a step: of the plain way, of ours while `count` workers do one each, and of the bare convolutions; medians over rounds."""
     width, images, batch, *_ = settings
-    side_by_side(*settings)  # so that every round finds its kernels compiled
+    side_by_side(count, *settings)  # so that every round finds its kernels compiled
     found = harness.in_turn(
         harness.ROUNDS,
         plain=partial(harness.measured, "training", "plain", *settings),
-        ours=partial(side_by_side, *settings),
-        bare=partial(harness.measured, "bare", "convolutions", min(images, batch), width, 1, 28),
+        ours=partial(side_by_side, count, *settings),
+        bare=partial(harness.measured, "bare", "convolutions", min(images, batch), width, 1, 28, "cpu", 0),
     )
-    plain_step, ours, bare = [harness.median(found[way], "seconds") for way in ("plain", "ours", "bare")]
-    return plain_step, ours, bare, harness.median(found["ours"], "step")
+    return [harness.median(found[way], "seconds") for way in ("plain", "ours", "bare")]
 
 
-def repaid(case, settings, fast):
+def repaid(case, count, settings, fast):
     """A row: steps of a worker until a cold compile is repaid by what it saves in each over the same code without it."""
     with harness.scratch() as folder:
-        cold = side_by_side(*settings, TORCHINDUCTOR_CACHE_DIR=str(folder))["first"] - fast
-    saved = side_by_side(*settings, compiled=0)["step"] - fast
+        cold = side_by_side(count, *settings, TORCHINDUCTOR_CACHE_DIR=str(folder))["first"] - fast
+    saved = side_by_side(count, *settings, compiled=0)["seconds"] - fast
     note = "" if saved > 0 else "never: it saves nothing"
     return harness.Row("steps until compiling is repaid", case, cold / saved if saved > 0 else None, note=note)
 

@@ -12,30 +12,42 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+# What a step costs without compiling at the least, in seconds, and the work done in a second, in floating-point operations:
+# two cores measured it; the GPU's is an estimate.
+OVERHEAD = {"cpu": 0.004, "cuda": 0.004}
+RATE = {"cpu": 80e9, "cuda": 5e12}
 
-def repays(network, shape, steps, images):
-    """Whether to compile a run of `steps` steps on `images` images (C, H, W) = `shape` each; False where it cannot be done."""
-    asked = os.environ.get("MTT_COMPILE") or ("1" if eager_seconds(network, shape, steps, images) > 300 else "0")
+
+def repays(network, shape, steps, images, cost=1):
+    """Whether to compile a run of `steps` steps on `images` images (C, H, W) = `shape` each; False where it cannot be done.
+
+    Compiling takes about a second for each tensor of parameters, `cost` times as long for a pullback, and saves about
+    a third: it repays above some four times that.
+    """
+    long = eager_seconds(network, shape, steps, images) > 4.2 * cost * len(list(network.parameters()))
+    asked = os.environ.get("MTT_COMPILE") or str(int(long))
     if asked not in ("0", "1"):
         raise ValueError(f"MTT_COMPILE: found {asked}; wanted 0 (never), 1 (always) or nothing (where a run is long)")
     return asked == "1" and works()
 
 
-def eager_seconds(network, shape, steps, images):
-    """What the run would take without, roughly: a step of training has 3 times a forward pass's work, and costs 3 ms at the least.
+def kind():
+    """The kind of device that stages compute on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
-    50 GFLOP/s is one core; a faster machine compiles a little too often. On small sets the 3 ms are what compiling saves.
-    """
+
+def eager_seconds(network, shape, steps, images):
+    """What the run would take without, roughly: a step of training has 3 times a forward pass's work."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         copy.deepcopy(network).to("meta")(torch.empty(1, *shape))
-    return steps * (3 * images * counter.get_total_flops() / 50e9 + 0.003)
+    return steps * (3 * images * counter.get_total_flops() / RATE[kind()] + OVERHEAD[kind()])
 
 
 @cache
 def works():
     """Whether something compiles here; says why not in one line, once."""
     try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(64))
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(64, device=kind()))
     except Exception as error:  # whatever a missing or broken compiler raises
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         print(f"warning: torch.compile does not work here, going on without, slower: {reason.strip()}", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mtt import tensorfile
+from mtt.workers import made_with
 
 TENSORS = ("x", "y", "alpha", "velocity_x", "velocity_alpha", "best_x", "best_alpha")
 
@@ -74,9 +75,3 @@ def resume(folder, iterations, device, how=None):
     if header["made_with"] == made_with(state.how):
         return state, ""
     return state, f"; warning: it was made with {header['made_with']}, now {made_with(state.how)}: the result may differ in its last bits"
-
-
-def made_with(how):
-    """What else decides the last bits of a result; `how` is what the stage adds."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device, **how}

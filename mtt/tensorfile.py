@@ -84,8 +84,11 @@ def read_rows(path, place, first, last):
     rows = torch.empty(last - first, *shape[1:], dtype=dtype)
     with _opened(path) as file:
         file.seek(start + first * math.prod(shape[1:]) * dtype.itemsize)
-        if file.readinto(rows.flatten().view(torch.uint8).numpy()) < rows.nbytes:
-            raise ValueError(f"{path}: found the end of the file in rows {first} to {last}; wanted it as it was when opened")
+        rest = memoryview(rows.flatten().view(torch.uint8).numpy())
+        while len(rest):  # Linux gives at most 2 GiB at a time
+            if not (read := file.readinto(rest)):
+                raise ValueError(f"{path}: found the end of the file in rows {first} to {last}; wanted it as it was when opened")
+            rest = rest[read:]
     return rows
 
 

@@ -40,7 +40,9 @@ class Trajectory:
 
     def __getitem__(self, index):
         """One snapshot (P,), or several (k, P) for a slice; only these rows are read."""
-        first, last, _ = (index if isinstance(index, slice) else slice(index, index + 1 or None)).indices(len(self))
+        first, last, step = (index if isinstance(index, slice) else slice(index, index + 1 or None)).indices(len(self))
+        if step != 1:
+            raise IndexError(f"{self.path}: found rows by steps of {step}; wanted neighbours")
         if last <= first and not isinstance(index, slice):
             raise IndexError(f"{self.path}: found no snapshot {index}; wanted one of {len(self)}")
         rows = tensorfile.read_rows(self.path, self.place, first, max(first, last))

@@ -37,14 +37,20 @@ def count():
     return int(os.environ.get("MTT_WORKERS") or torch.cuda.device_count() or len(os.sched_getaffinity(0)))
 
 
+def made_with(how):
+    """What else decides the last bits of a result; `how` is what the stage adds."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device, **how}
+
+
 def together():
     """How many networks a worker trains as one: $MTT_TOGETHER, by default 10 on a GPU, whose kernels one alone leaves idle, else 1."""
     return int(os.environ.get("MTT_TOGETHER") or (10 if torch.cuda.is_available() else 1))
 
 
 def groups(tasks):
-    """The list `tasks` in tuples of `together()`."""
-    size = together()
+    """The list `tasks` in tuples of `together()`, or of fewer where a worker would be left with nothing."""
+    size = max(1, min(together(), -(-len(tasks) // count())))
     return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from mtt import compiling, dsa, imageset, pictures, ranks, store, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
-from mtt.functional import as_function, set_parameters, together, value_and_gradient
+from mtt.functional import as_function, learner, set_parameters
 from mtt.imageset import ImageSet
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
@@ -63,7 +63,7 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
     end_with_parent()
     keep_memory()
     experts, size = Buffer(buffer), ranks.count(p.segments)
-    set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=size)
+    set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
     experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
     experts.verify()
     used = [train] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
@@ -82,7 +82,9 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
         net = net.to(device())
         score = None
         if p.scoring.every and rank == 0:
-            score = partial(validate, p.scoring, net, trainer(net, how), families, imageset.load(validation))
+            student = copy.deepcopy(net)  # trained in place, and not the one that is a function of theta
+            gradient = learner(student, compiling.compiled if how["compiled"] else None)
+            score = partial(validate, p.scoring, student, gradient, families, imageset.load(validation))
         learn(state, p, experts, net, families, score, Path(folder), shown=rank == 0)
         if rank == 0:
             finish(state, p, experts.index, out, last, curves, scores, metrics, picture)
@@ -94,10 +96,9 @@ def convnet(network, index):
 
 
 def repays(p, net, index):
-    """Whether to compile: each of the student's steps costs four of training, there and back."""
-    n = p.ipc * len(index["classes"])
-    steps = 4 * p.iterations * p.segments * p.syn_steps
-    return compiling.repays(net, index["shape"], steps, n if p.batch_syn == "all" else p.batch_syn)
+    """Whether to compile: each of the student's steps takes about two of training, there and back."""
+    images = p.ipc * len(index["classes"]) if p.batch_syn == "all" else p.batch_syn
+    return compiling.repays(net, index["shape"], 2 * p.iterations * p.segments * p.syn_steps, images, cost=3)
 
 
 def learn(state, p, experts, net, families, score, folder, shown=True):
@@ -170,12 +171,6 @@ def begin(p, index, train, how):
     if p.syn_steps * batch < len(x):
         print(f"warning: syn_steps x batch_syn = {p.syn_steps * batch} < {len(x)}: not every image is used in each iteration")
     return State.begin(x.to(device()), y.to(device()), p.lr_init, how)
-
-
-def trainer(net, how):
-    """The gradient by which networks such as `net` are trained on the images, E at once."""
-    loss = together(as_function(net))
-    return value_and_gradient(compiling.compiled(loss) if how["compiled"] else loss)
 
 
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):

@@ -12,7 +12,7 @@ from pydantic import Field
 from mtt import compiling, dsa, imageset, trajectory, workers
 from mtt.architectures import VGG11, AlexNet, ResNet18
 from mtt.convnet import ConvNet
-from mtt.functional import as_function, set_parameters, together, value_and_gradient
+from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
 from mtt.training import accuracy, fit, halves, initialise
@@ -45,7 +45,8 @@ def main(method, architecture, section, images, validation, test, out):
     learned = small.learning_rate
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
-    compiled = compiling.repays(build(images, architecture, network), small.images.shape[1:], steps, min(p.batch, len(small.images)))
+    net, trainings = build(images, architecture, network), len(rates) + p.networks
+    compiled = compiling.repays(net, small.images.shape[1:], trainings * steps, min(p.batch, len(small.images)))
     turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
     label, seeds = f"{method} {architecture}", workers.groups(range(p.networks))
@@ -90,11 +91,10 @@ def build(images, architecture, network):
 
 
 @cache
-def learner(images, architecture, network, compiled, count):
+def prepared(images, architecture, network, compiled, count):
     """A network on this worker's device, and the gradient of `count` such networks' losses: one for all tasks, so compiled once."""
     net = build(images, architecture, network).to(workers.device())
-    loss = together(as_function(net))
-    return net, value_and_gradient(compiling.compiled(loss) if compiled else loss)
+    return net, learner(net, compiling.compiled if compiled else None)
 
 
 def train_half(half, images, validation, test, architecture, network, augmentation, p, compiled, task, theta, tick):
@@ -104,7 +104,7 @@ def train_half(half, images, validation, test, architecture, network, augmentati
     """
     part, rate, seeds = task
     device, data = workers.device(), loaded(images)
-    net, gradient = learner(images, architecture, network, compiled, len(seeds))
+    net, gradient = prepared(images, architecture, network, compiled, len(seeds))
     draws = [generator("evaluate", p.seed, part, seed, half) for seed in seeds]
     if half == 0:
         theta = torch.stack([trajectory.vector(initialise(build(images, architecture, network), own)) for own in draws])

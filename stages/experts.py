@@ -1,8 +1,9 @@
 """Train -> trajectories: networks trained on real images by plain SGD, their parameters kept after every epoch, one file each."""
 
+import sys
 import time
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -10,10 +11,11 @@ from pydantic import Field
 
 from mtt import compiling, dsa, imageset, store, trajectory, workers
 from mtt.convnet import ConvNet
-from mtt.functional import as_function, set_parameters, together, value_and_gradient
+from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
 from mtt.training import accuracy, epoch, initialise
+from mtt.workers import made_with
 
 
 class Experts(Section):
@@ -70,6 +72,13 @@ def convnet(data, network):
     return ConvNet(*data.images.shape[1:3], len(data.classes), network.width, network.depth)
 
 
+@cache
+def prepared(shape, classes, network, compiled, count):
+    """A ConvNet on this worker's device, and the gradient of `count` such networks: one for all its tasks, so compiled once."""
+    net = ConvNet(*shape[:2], classes, network.width, network.depth).to(workers.device())
+    return net, learner(net, compiling.compiled if compiled else None)
+
+
 @dataclass
 class Way:
     """An expert's way so far: its parameters (P,) and its accuracy on validation, at the start and after every epoch."""
@@ -79,10 +88,13 @@ class Way:
     snapshots: list = field(default_factory=list)
     accuracies: list = field(default_factory=list)
 
-    def begin(self, net, seed, score):
+    def begin(self, net, seed, score, how):
         """Go to where a killed run left it, or to its start. Plain SGD has no other state."""
         if self.part.exists():
             half = trajectory.load(self.part)
+            if half.header["made_with"] != made_with(how):
+                found = f"it was made with {half.header['made_with']}, now {made_with(how)}"
+                print(f"expert {self.index} goes on; warning: {found}: the result may differ in its last bits", file=sys.stderr, flush=True)
             self.snapshots, self.accuracies = list(half[:]), half.header["accuracy"]
         else:
             self.snapshots = [trajectory.vector(initialise(net, generator("expert", seed, self.index)))]
@@ -105,15 +117,14 @@ def train_experts(train, validation, folder, network, augmentation, p, compiled,
     torch.set_num_threads(1)
     device, data, held_out = workers.device(), imageset.load(train), imageset.load(validation)
     x, y, x_val, y_val = [part.to(device) for part in (data.normalised(), data.labels, held_out.normalised(), held_out.labels)]
-    net = convnet(data, network).to(device)
-    loss = together(as_function(net))
-    gradient = value_and_gradient(compiling.compiled(loss) if compiled else loss)
+    net, gradient = prepared(tuple(data.images.shape[1:]), len(data.classes), network, compiled, len(indices))
 
     def score(theta):
         return accuracy(set_parameters(net, theta), x_val, y_val)
 
+    how = {"compiled": compiled, "together": len(indices)}
     ways = [Way(index, Path(folder, name(index)).with_suffix(".part")) for index in indices]
-    first = min(len(way.begin(convnet(data, network), p.seed, score).snapshots) for way in ways) - 1  # epochs that all have finished
+    first = min(len(way.begin(convnet(data, network), p.seed, score, how).snapshots) for way in ways) - 1  # epochs that all have finished
     theta, saved = torch.stack([way.snapshots[first] for way in ways]).to(device), time.monotonic()
     header = about(net, data, network, augmentation, p)
     optimizer = torch.optim.SGD([theta], p.learning_rate, fused=True)
@@ -125,7 +136,7 @@ def train_experts(train, validation, folder, network, augmentation, p, compiled,
             way.follow(number + 1, parameters, score)
         if time.monotonic() - saved > 20:
             for way in ways:
-                way.save(way.part, header)
+                way.save(way.part, {**header, "made_with": made_with(how)})
             saved = time.monotonic()
     for way in ways:
         way.save(Path(folder, name(way.index)), header)

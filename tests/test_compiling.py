@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,15 @@ import torch
 from conftest import ROOT
 
 from mtt import compiling
+from mtt.architectures import VGG11, AlexNet, ResNet18
 from mtt.convnet import ConvNet
 from mtt.functional import as_function, value_and_gradient
+from mtt.params import Network
 from mtt.seeds import generator
 from mtt.training import initialise
 from mtt.trajectory import vector
+from recipes.__main__ import merged
+from stages import distill
 
 
 def net():
@@ -22,7 +27,7 @@ def test_the_work_of_a_run_grows_with_its_steps_and_images():
     """A forward pass of ConvNet-D3 of width 128, counted by hand: three convolutions on maps of 32, 16 and 8, and the linear layer."""
     forward = 18 * (128 * 1024 + 128 * 128 * 256 + 128 * 128 * 64) + 2 * 2048 * 10
     seconds = compiling.eager_seconds(net(), (1, 28, 28), 100, 256)
-    assert seconds == pytest.approx(100 * (3 * 256 * forward / 50e9 + 0.003), rel=1e-3)
+    assert seconds == pytest.approx(100 * (3 * 256 * forward / compiling.RATE["cpu"] + compiling.OVERHEAD["cpu"]), rel=1e-3)
     assert compiling.eager_seconds(net(), (1, 28, 28), 200, 256) == pytest.approx(2 * seconds)
 
 
@@ -47,11 +52,20 @@ def test_long_runs_are_compiled_short_ones_are_not_and_the_environment_overrules
         compiling.repays(net(), (1, 28, 28), 10, 256)
 
 
-def test_the_default_is_too_short_to_be_compiled(monkeypatch):
-    """200 iterations of 20 steps on 10 digits, each there and back."""
+def test_the_default_is_too_short_to_be_compiled(monkeypatch, tmp_path):
+    """Its experts, its distillation and its evaluations, as the stages ask; the recipe of an hour is long enough."""
     monkeypatch.delenv("MTT_COMPILE", raising=False)
     monkeypatch.setattr(compiling, "works", lambda: True)
-    assert not compiling.repays(ConvNet(1, 8, 10, width=32, depth=2), (1, 8, 8), 4 * 200 * 20, 10)
+    asked = []
+    for name in ("default", "fashion-mnist-ipc1-cpu"):
+        p, shape = json.loads(json.dumps(merged(name))), (1, 8, 8) if name == "default" else (1, 28, 28)
+        index = {"shape": shape, "classes": list(range(10))}
+        asked.append(distill.repays(distill.Distill(**p["distill"]), distill.convnet(Network(**p["network"]), index), index))
+        if name == "default":
+            for architecture, kind in {"AlexNet": AlexNet, "VGG11": VGG11, "ResNet18": ResNet18}.items():
+                asked.append(compiling.repays(kind(*shape[:2], 10), shape, 11 * p["evaluate"]["epochs"][architecture], 10))
+            asked.append(compiling.repays(ConvNet(*shape[:2], 10, 32, 2), shape, 11 * 300, 10))
+    assert asked == [False] * 5 + [True]
 
 
 @pytest.mark.slow

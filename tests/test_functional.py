@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from mtt.architectures import VGG11, AlexNet, ResNet18
 from mtt.convnet import ConvNet
-from mtt.functional import as_function, set_parameters, together, value_and_gradient
+from mtt.functional import as_function, learner, set_parameters, together, value_and_gradient
 from mtt.seeds import generator
 from mtt.training import initialise
 from mtt.trajectory import vector
@@ -36,6 +36,21 @@ def test_networks_together_have_the_losses_and_gradients_of_each_alone(name):
     alone = [value_and_gradient(as_function(net))(*each) for each in zip(theta, x, y, strict=True)]
     assert torch.allclose(value, sum(value for value, _ in alone), rtol=1e-12)
     assert torch.allclose(slope, torch.stack([slope for _, slope in alone]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_trained_in_place_has_the_very_same_gradient(name):
+    """Bitwise, also after theta was stepped, and for another theta after the first."""
+    net = initialise(NETWORKS[name](), generator(2))
+    gradient, wanted = learner(net), value_and_gradient(as_function(NETWORKS[name]()))
+    x, y = torch.randn(4, 3, 8, 8, generator=generator(3)), torch.tensor([0, 6, 2, 2])
+    for seed in (1, 2):
+        theta = vector(initialise(NETWORKS[name](), generator(seed)))[None]
+        for _ in range(2):
+            value, slope = gradient(theta, x[None], y[None])
+            assert all(torch.equal(*pair) for pair in zip((value, slope[0]), wanted(theta[0], x, y), strict=True))
+            theta -= 0.1 * slope
+    assert torch.equal(vector(net), theta[0])
 
 
 def test_a_gradient_leaves_no_graph_and_its_argument_as_it_was():

@@ -45,15 +45,20 @@ def test_the_environment_says_how_many(monkeypatch):
 SCRIPT = """
 import os, sys, torch
 from mtt import ranks
-with ranks.joined(3) as rank:
-    state = [torch.full((2,), float(rank))]
-    number = ranks.from_first(7 if rank == 0 else 0, state)
-    values, mean = ranks.average(lambda task: (torch.tensor(float(task)), torch.tensor([task, task * 10.0])), [1, 2, 3, 6])
-    assert (number, state[0].tolist(), values.tolist(), mean.tolist()) == (7, [0, 0], [1, 2, 3, 6], [3, 30]), (rank, values, mean)
-    if rank == 2 and len(sys.argv) > 1:
-        sys.exit(5)
-    ranks.average(lambda task: (torch.tensor(0.0),), [0, 1, 2])
-    os.write(2, f"done {rank}\\n".encode())
+from mtt.params import run
+
+def main(rank_that_fails=None):
+    with ranks.joined(3) as rank:
+        state = [torch.full((2,), float(rank))]
+        number = ranks.from_first(7 if rank == 0 else 0, state)
+        values, mean = ranks.average(lambda task: (torch.tensor(float(task)), torch.tensor([task, task * 10.0])), [1, 2, 3, 6])
+        assert (number, state[0].tolist(), values.tolist(), mean.tolist()) == (7, [0, 0], [1, 2, 3, 6], [3, 30]), (rank, values, mean)
+        if str(rank) == rank_that_fails:
+            raise ValueError(f"rank {rank} has its own fault")
+        ranks.average(lambda task: (torch.tensor(0.0),), [0, 1, 2])
+        os.write(2, f"done {rank}\\n".encode())
+
+run(main)
 """
 
 
@@ -71,8 +76,11 @@ def test_ranks_that_a_stage_starts_share_tasks_and_state(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rank_that_ends_ends_the_run_in_one_line(tmp_path):
-    """It does not hang."""
-    found = shared(tmp_path, "break")
+@pytest.mark.parametrize("rank", ["0", "2"])
+def test_a_rank_that_fails_ends_the_run_and_its_own_error_is_said(tmp_path, rank):
+    """It does not hang, and shows no traceback."""
+    found = shared(tmp_path, rank)
     assert found.returncode == 1
-    assert "goes on from the last checkpoint" in found.stderr
+    assert f"error: rank {rank} has its own fault\n" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert rank == "0" or "the same command goes on from the last checkpoint" in found.stderr

@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from mtt import imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
+from mtt.workers import made_with
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +38,10 @@ def ready(run):
     return run
 
 
-def start(run, stage, **environment):
+def start(run, stage, method="random", **environment):
     """A stage in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", *run.command(stage)]
+    command = [sys.executable, "-m", *run.command(stage, method=method)]
     return subprocess.Popen(command, cwd=run.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -132,12 +133,40 @@ def test_an_expert_goes_on_from_the_middle(run):
     stored = next(run.folder.glob("work/experts/*/0000.safetensors"))
     half = trajectory.load(stored)
     header = {key: value for key, value in half.header.items() if key != "kind"}
-    trajectory.save(stored.with_suffix(".part"), list(half[:3]), {**header, "accuracy": header["accuracy"][:3]})
+    how = {"made_with": made_with({"compiled": False, "together": 1}) | {"threads": 1}}
+    trajectory.save(stored.with_suffix(".part"), list(half[:3]), {**header, **how, "accuracy": header["accuracy"][:3]})
     stored.unlink()
     whole.unlink()
     run("experts")
     assert whole.read_bytes() == wanted
     assert not stored.with_suffix(".part").exists()
+
+
+def test_an_expert_that_goes_on_in_another_way_says_so(run):
+    run.set(experts={"epochs": 1})
+    run("experts")
+    stored = next(run.folder.glob("work/experts/*/0000.safetensors"))
+    half = trajectory.load(stored)
+    header = {key: value for key, value in half.header.items() if key != "kind"}
+    trajectory.save(
+        stored.with_suffix(".part"), list(half[:1]), {**header, "made_with": {"threads": 64}, "accuracy": header["accuracy"][:1]}
+    )
+    stored.unlink()
+    assert "warning: it was made with {'threads': 64}, now" in finished(start(run, "experts"))
+
+
+def test_distill_and_evaluation_compiled_and_together_give_the_same(ready):
+    """To rounding: images, step size, and the accuracies of networks trained on one set."""
+    found = {}
+    for name, how in {"plain": {"MTT_COMPILE": "0"}, "other": {"MTT_COMPILE": "1", "MTT_TOGETHER": "2", "MTT_WORKERS": "1"}}.items():
+        output = finished(start(ready, "distill", MTT_WORK=str(ready.folder / name), **how))
+        finished(start(ready, "evaluate", method="distilled", **how))
+        assert "warning" not in output
+        scores = json.loads((ready.folder / "results/scores/distilled-ConvNet.json").read_text())
+        found[name] = imageset.load("data/distilled/last.safetensors"), scores["accuracies"]
+    assert torch.allclose(found["plain"][0].images, found["other"][0].images, atol=1e-4)
+    assert found["plain"][0].learning_rate == pytest.approx(found["other"][0].learning_rate, rel=1e-5)
+    assert found["plain"][1] == pytest.approx(found["other"][1], abs=0.01)
 
 
 def test_distill_goes_on_and_equals_a_run_in_one_go(ready):
@@ -227,6 +256,7 @@ def test_one_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(ready
     output = process.communicate(timeout=60)[0]
     assert process.returncode != 0
     assert "goes on from the last checkpoint" in output
+    assert "Traceback" not in output
     (kept,) = ready.folder.glob("work/distill/*/rolling.safetensors")
     done = tensorfile.load(kept, "checkpoint")[1]["iteration"]
     ready.set(distill={"iterations": done + 2})
@@ -237,7 +267,7 @@ def test_experts_trained_as_one_and_compiled_ones_are_those_trained_alone(run):
     """To rounding: how they are trained is no parameter."""
     paths = {}
     for name, how in {"alone": {}, "as one": {"MTT_TOGETHER": "2"}, "compiled": {"MTT_COMPILE": "1"}}.items():
-        finished(start(run, "experts", MTT_WORK=str(run.folder / name), **how))
+        assert "warning" not in finished(start(run, "experts", MTT_WORK=str(run.folder / name), **how))
         paths[name] = [trajectory.load(path)[:].clone() for path in sorted(run.folder.glob("data/experts/*"))]
     for name in ("as one", "compiled"):
         for found, wanted in zip(paths[name], paths["alone"], strict=True):

@@ -62,8 +62,10 @@ def test_the_turns_of_a_task_follow_each_other_and_keep_every_worker_busy(monkey
 
 def test_networks_are_trained_one_by_one_on_a_cpu_and_in_groups_where_asked(monkeypatch):
     assert workers.groups(range(3)) == [(0,), (1,), (2,)]
-    monkeypatch.setenv("MTT_TOGETHER", "2")
-    assert workers.groups(range(3)) == [(0, 1), (2,)]
+    monkeypatch.setenv("MTT_TOGETHER", "10")
+    for number, groups in {"1": [(0, 1, 2)], "2": [(0, 1), (2,)], "4": [(0,), (1,), (2,)]}.items():
+        monkeypatch.setenv("MTT_WORKERS", number)
+        assert workers.groups(range(3)) == groups
 
 
 def test_the_error_of_a_task_is_the_error_of_the_run():
