@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from torch.utils.flop_counter import FlopCounterMode
 
 from mtt import compiling
 from mtt.architectures import VGG11, AlexNet, ResNet18
@@ -31,11 +32,19 @@ def test_the_work_of_a_run_grows_with_its_steps_and_images():
     assert compiling.eager_seconds(net(), (1, 28, 28), 200, 256) == pytest.approx(2 * seconds)
 
 
+@pytest.mark.parametrize("kind", [AlexNet, VGG11, ResNet18])
+def test_the_work_is_what_torch_counts(kind):
+    with FlopCounterMode(display=False) as counter:
+        kind(3, 32, 10)(torch.zeros(1, 3, 32, 32))
+    assert compiling.work(kind(3, 32, 10), (3, 32, 32)) == counter.get_total_flops()
+
+
 def test_measuring_a_network_leaves_it_as_it_was():
     network = net()
     before = vector(network)
     compiling.eager_seconds(network, (1, 28, 28), 1, 1)
     assert torch.equal(vector(network), before)
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_long_runs_are_compiled_short_ones_are_not_and_the_environment_overrules(monkeypatch):
