@@ -67,14 +67,5 @@ def compare(count, *settings):
     return [harness.median(found[way], "seconds") for way in ("plain", "ours", "bare")]
 
 
-def repaid(case, count, settings, fast):
-    """A row: steps of a worker until a cold compile is repaid by what it saves in each over the same code without it."""
-    with harness.scratch() as folder:
-        cold = side_by_side(count, *settings, TORCHINDUCTOR_CACHE_DIR=str(folder))["first"] - fast
-    saved = side_by_side(count, *settings, compiled=0)["seconds"] - fast
-    note = "" if saved > 0 else "never: it saves nothing"
-    return harness.Row("steps until compiling is repaid", case, cold / saved if saved > 0 else None, note=note)
-
-
 if __name__ == "__main__":
     harness.main({"plain": plain_way, "worker": worker})

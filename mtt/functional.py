@@ -25,12 +25,7 @@ def together(loss):
     """The sum of the losses of E networks: theta (E, P), x (E, n, C, H, W), y (E, n) -> (). Row e of its gradient is network e's own."""
     stacked = torch.vmap(loss)
 
-    def losses(theta, x, y):
-        if len(theta) == 1:  # a network alone keeps the plain convolutions; vmap's are grouped
-            return loss(theta[0], x[0], y[0])
-        return stacked(theta, x, y).sum()
-
-    return losses
+    return lambda theta, x, y: stacked(theta, x, y).sum()
 
 
 def value_and_gradient(loss):
@@ -48,15 +43,19 @@ def value_and_gradient(loss):
 def learner(network, compile=None, objective=F.cross_entropy):
     """The function (theta (E, P), x (E, n, ...), y (E, n)) -> (sum of losses, its gradient (E, P)) of E networks such as `network`.
 
-    `compile` is compiling.compiled or None. A network alone and eager is trained in place: `network` itself becomes theta's.
+    `compile` is compiling.compiled or None. A network alone is trained in place: `network` itself becomes theta's.
     """
-    losses = together(as_function(network, objective))
-    several, alone = value_and_gradient(compile(losses) if compile else losses), in_place(network, objective)
-    return lambda theta, x, y: (several if compile or len(theta) > 1 else alone)(theta, x, y)
+    compile = compile or (lambda function: function)
+    several = value_and_gradient(compile(together(as_function(network, objective))))
+    alone = in_place(network, compile(lambda x, y: objective(network(x), y)))
+    return lambda theta, x, y: (several if len(theta) > 1 else alone)(theta, x, y)
 
 
-def in_place(network, objective=F.cross_entropy):
-    """The same for theta (1, P), whose parts `network`'s parameters are made: a fifth faster on small sets than taking them apart."""
+def in_place(network, loss):
+    """The same for theta (1, P), whose parts `network`'s parameters become; `loss(x, y)` is of the network as it stands.
+
+    A fifth faster, eager on small sets and compiled on large ones, than taking theta apart in every step.
+    """
     parameters = list(network.parameters())
     slope = None
 
@@ -68,7 +67,7 @@ def in_place(network, objective=F.cross_entropy):
             for parameter, part, own in zip(parameters, theta[0].split(sizes), slope[0].split(sizes), strict=True):
                 parameter.data, parameter.grad = part.view_as(parameter), own.view_as(parameter)
         slope.zero_()
-        value = objective(network(x[0]), y[0])
+        value = loss(x[0], y[0])
         value.backward()
         return value.detach(), slope
 

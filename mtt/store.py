@@ -14,7 +14,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-# Modules of the project that cannot change a result: not in `deps:`, not in a key; each has a test of that claim.
+# Modules of the project that are not in `deps:` and not in a key, each with a test of why: they cannot change a result, or
+# (compiling, ranks) only its rounding, as the number of threads does.
 MACHINERY = {"mtt", "stages", "mtt.params", "mtt.store", "mtt.workers", "mtt.progress", "mtt.compiling", "mtt.ranks", "stages.check"}
 
 

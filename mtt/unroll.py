@@ -77,16 +77,18 @@ def match(step, theta, target, x, y, alpha, steps):
 
     `step` is the Step of the loss; `steps` a list of (b_i, A_i), A_i a pure function of images.
     """
-    x, alpha, thetas = x.detach(), alpha.detach(), [theta]
-    for b, augment in steps:
-        thetas.append(thetas[-1] - alpha * step.gradient(thetas[-1], augment(x[b]), y[b]))
+    x, alpha = x.detach(), alpha.detach()
+    # Taken at once, as between a step's maps they would split the heap; and theta copied, as compiled forward mode takes no view.
+    thetas = [theta.clone(), *(torch.empty_like(theta) for _ in steps)]
+    for i, (b, augment) in enumerate(steps):
+        torch.sub(thetas[i], alpha * step.gradient(thetas[i], augment(x[b]), y[b]), out=thetas[i + 1])
 
     value, lam = distance(thetas[-1], theta, target)
     dx, dalpha = torch.zeros_like(x), torch.zeros_like(alpha)
-    for theta_i, (b, augment) in zip(reversed(thetas[:-1]), reversed(steps), strict=True):
+    for i, (b, augment) in reversed(list(enumerate(steps))):
         x_b = x[b].requires_grad_()
         seen = augment(x_b)
-        s, ds_dtheta, ds_dseen = step.pullback(theta_i, seen.detach(), y[b], lam)
+        s, ds_dtheta, ds_dseen = step.pullback(thetas[i], seen.detach(), y[b], lam)
         dalpha -= s
         dx[b] -= alpha * torch.autograd.grad(seen, x_b, ds_dseen)[0]  # b is a piece of a permutation: no index twice
         lam = lam - alpha * ds_dtheta

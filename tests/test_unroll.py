@@ -98,10 +98,10 @@ def test_the_two_ways_to_a_pullback_are_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [10, 4])
 def test_compiled_the_gradient_is_the_same(batch):
-    """To 1e-11 in float64; with mini-batches whose last chunk is shorter, and so not compiled."""
-    step, *rest = setting(["crop"], batch)
-    found = match(Step(step.loss, compiled), *rest)
-    for number, wanted in zip(found, match(step, *rest), strict=True):
+    """To 1e-11 in float64; with mini-batches whose last chunk is shorter, and so not compiled; theta and target rows of a buffer."""
+    step, theta, target, *rest = setting(["crop"], batch)
+    found = match(Step(step.loss, compiled), *torch.stack([theta, target]), *rest)
+    for number, wanted in zip(found, match(step, theta, target, *rest), strict=True):
         assert relative(number, wanted) < 1e-11
 
 
