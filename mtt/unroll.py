@@ -78,7 +78,7 @@ def match(step, theta, target, x, y, alpha, steps):
     `step` is the Step of the loss; `steps` a list of (b_i, A_i), A_i a pure function of images.
     """
     x, alpha = x.detach(), alpha.detach()
-    # Taken at once, as between a step's maps they would split the heap; and theta copied, as compiled forward mode takes no view.
+    # Copied: theta is a row of a buffer, a view, which compiled forward mode does not take.
     thetas = [theta.clone(), *(torch.empty_like(theta) for _ in steps)]
     for i, (b, augment) in enumerate(steps):
         torch.sub(thetas[i], alpha * step.gradient(thetas[i], augment(x[b]), y[b]), out=thetas[i + 1])
