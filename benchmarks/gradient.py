@@ -111,7 +111,7 @@ def rows():
 
 
 def whole_rows(shape, side, depth, *must):
-    """Of width 32. Where in half of the draws one ReLU of millions flips, no must can be held: there the plain way `turned` stands beside."""
+    """Of width 32. Where in half of the draws one ReLU of millions flips, no must can be held: the plain way `turned` stands beside."""
     found, ways = [], ["plain", "ours"] if must else ["plain", "ours", "turned"]
     with harness.scratch() as folder:
         for way in ("reference", *ways):
