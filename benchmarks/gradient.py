@@ -119,9 +119,8 @@ def whole_rows(width, side, depth, *must):
         plain_errors, *others = [errors(folder, way) for way in ways]
     for way, found_errors in zip(ways[1:], others, strict=True):
         for name, q in (("median", 0.5), ("90th percentile", 0.9)):
-            case = f"{name} of {DRAWS} draws, width 32, {shape}, 10 a step, N {N}" + (
-                "; plain, images turned round" if way == "turned" else ""
-            )
+            case = f"{name} of {DRAWS} draws, width {width}, 1x{side}x{side}, depth {depth}, 10 a step, N {N}"
+            case += "; plain, its images turned round" * (way == "turned")
             ratio = float(found_errors.quantile(q) / plain_errors.quantile(q))
             found.append(Row("unroll's error in float32 / plain's", case, ratio, *must))
     return found
