@@ -1,5 +1,7 @@
 """params.yaml, read strictly: every key known, none missing, each of its own type; and the errors of a stage in one line."""
 
+import errno
+import os
 import sys
 from typing import Literal
 
@@ -105,6 +107,9 @@ def run(main):
     try:
         main(*sys.argv[1:])
     except (ValueError, OSError, ArithmeticError) as error:
-        sys.exit("\n".join(f"error: {line}" for line in (str(error) or type(error).__name__).splitlines()))
+        words = str(error) or type(error).__name__
+        if os.strerror(errno.ENOSPC) in words:  # safetensors' errors have it in their words alone
+            words += "; make space, and the same command goes on from what was finished"
+        sys.exit("\n".join(f"error: {line}" for line in words.splitlines()))
     except KeyboardInterrupt:
         sys.exit("interrupted; what was finished is kept, and the same command goes on from there")

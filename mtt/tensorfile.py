@@ -8,11 +8,12 @@ import json
 import math
 import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from mtt.files import whole
 
 DTYPES = {
     "F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -22,18 +23,13 @@ DTYPES = {
 
 def save(path, tensors, header):
     """Write `tensors` {name: Tensor} and `header` (anything JSON can hold) to `path`, replacing it atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, beside, {"header": json.dumps(header, sort_keys=True, separators=(",", ":"))})
-        os.chmod(beside, 0o666 & ~_umask())  # safetensors makes it private to its owner
-        os.replace(beside, path)
+        with whole(path) as beside:
+            save_file(tensors, beside, {"header": json.dumps(header, sort_keys=True, separators=(",", ":"))})
+            os.chmod(beside, 0o666 & ~_umask())  # safetensors makes it private to its owner
     except SafetensorError as error:
         raise OSError(f"{path}: could not be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _umask():

@@ -54,9 +54,8 @@ def groups(tasks):
     return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
 
 
-def end_with_parent(seconds=0.5):
-    """End this process soon after its parent is gone."""
-    parent = os.getppid()
+def end_with_parent(parent, seconds=0.5):
+    """End this process soon after the process `parent` that started it is gone, or at once where it is gone already."""
 
     def watch():
         while os.getppid() == parent:
@@ -97,7 +96,7 @@ def pool(most):
     """
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    executor = ProcessPoolExecutor(max(1, min(count(), most)), context, _start, (queue,))
+    executor = ProcessPoolExecutor(max(1, min(count(), most)), context, _start, (queue, os.getpid()))
     try:
         yield partial(_each, executor, queue)
     except BrokenProcessPool:
@@ -128,12 +127,12 @@ def _each(executor, queue, functions, tasks, label, steps):
     return {task: results[task] for task in tasks}
 
 
-def _start(queue):
+def _start(queue, parent):
     global _ticks
     _ticks = queue
     torch.set_num_threads(1)
     keep_memory()
-    end_with_parent()
+    end_with_parent(parent)
 
 
 def _call(function, task, before):

@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import Field
 
 from mtt import store, trajectory
+from mtt.files import write
 from mtt.params import Augmentation, Network, Section, read, run
 
 
@@ -34,9 +35,8 @@ def main(experts, out, plot):
     files = [keep(expert, out / Path(expert.path).name, p.snapshots) for expert in found]
     common = {key: found[0].header[key] for key in TOGETHER}
     common["snapshots"] = len(found[0]) if p.snapshots == "all" else p.snapshots
-    (out / "index.json").write_text(json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
-    Path(plot).parent.mkdir(parents=True, exist_ok=True)
-    epochs(found, p.segment).to_csv(plot, index=False, float_format="%.6g")
+    write(out / "index.json", json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
+    write(plot, epochs(found, p.segment).to_csv(index=False, float_format="%.6g"))
     print(f"{out}: {len(files)} experts, {common['snapshots']} snapshots each, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
 
 
@@ -63,7 +63,7 @@ def keep(expert, path, snapshots):
     else:
         header = {key: value for key, value in expert.header.items() if key != "kind"}
         trajectory.save(path, list(expert[:snapshots]), {**header, "accuracy": header["accuracy"][:snapshots]})
-    return {"file": path.name, "sha256": store.sha256(path), "bytes": path.stat().st_size}
+    return {"file": path.name, "sha256": store.digest(path), "bytes": path.stat().st_size}
 
 
 def epochs(found, segment):
