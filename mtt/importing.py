@@ -109,7 +109,7 @@ def images(*words):
         raise ValueError(f"{HERE}: found --learning-rate {p.learning_rate}; wanted more than 0")
     provenance = {"imported": {"images": store.sha256(p.images), "labels": store.sha256(p.labels)}}
     found = ImageSet(x, y, **about, learning_rate=p.learning_rate, provenance=provenance)
-    imageset.check(p.images, found)
+    imageset.check(f"{p.images}, {p.labels}", found)
     found.save(p.to)
     print(f"{p.to}: {len(x)} images {tuple(x.shape[1:])}, {len(found.classes)} classes")
 

@@ -23,7 +23,7 @@ def unpacked(path):
     try:
         return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken pickle may call for any operation and fail in any way
-        found = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        found = re.search(r"GLOBAL (\S+)", str(error))
     if found:
         raise ValueError(f"{path}: found a {found[1][:100]}; wanted tensors in lists, nothing else is unpickled: {CURE}")
     raise ValueError(f"{path}: found no file that torch.load takes with weights_only=True; wanted one that torch.save wrote, whole; {CURE}")
@@ -50,6 +50,9 @@ def theta(place, epochs, layout, size):
         _check_shapes(f"{place}, epoch {epoch}", tensors, layout)
         if epoch and all(a.data_ptr() == b.data_ptr() for a, b in zip(tensors, epochs[epoch - 1], strict=True)):
             raise ValueError(f"{place}, epoch {epoch}: found the very tensors of the epoch before: {FAULT}")
+    every = [tensor.data_ptr() for tensors in epochs for tensor in tensors]
+    if len(set(every)) < len(every):
+        raise ValueError(f"{place}: found one tensor in two places; wanted one for each parameter of each epoch")
     if (found := sum(tensor.nbytes for tensors in epochs for tensor in tensors)) > size:
         raise ValueError(f"{place}: found tensors of {found} bytes in a file of {size}; wanted each to have its own")
     rows = torch.stack([torch.cat([tensor.detach().flatten().float() for tensor in tensors]) for tensors in epochs])
@@ -86,7 +89,7 @@ def images(path):
 def labels(path, softmax=False):
     """Their labels (n,) int64, or (n, K) float32: rows of probabilities, or of logits that `softmax` makes such."""
     found = unpacked(path)
-    if not _plain(found) or found.ndim not in (1, 2) or found.nbytes > Path(path).stat().st_size:
+    if not _plain(found) or found.ndim not in (1, 2) or not found.numel() or found.nbytes > Path(path).stat().st_size:
         raise ValueError(f"{path}: found {_kind(found)}; wanted labels, (n,) classes or (n, K) probabilities")
     if found.ndim == 1:
         if not (found == found.long()).all():
