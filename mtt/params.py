@@ -2,11 +2,15 @@
 
 import errno
 import os
+import reprlib
 import sys
+from collections import Counter
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+LARGEST = 1 << 15  # bytes; ours has 3 kB, and PyYAML and pydantic take up to 2 kB for each
 
 
 class Section(BaseModel):
@@ -50,10 +54,14 @@ def read_all(path="params.yaml"):
     """All of params.yaml, unchecked. Raises ValueError where it is missing or no mapping."""
     try:
         with open(path, encoding="utf-8") as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+                raise ValueError(f"found {size} bytes; wanted at most {LARGEST}")
             values = _Loader(file).get_single_data()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; `make recipe NAME=default` writes it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: found brackets nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: found {type(values).__name__}; wanted sections, as in recipes/default.yaml")
@@ -61,14 +69,35 @@ def read_all(path="params.yaml"):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML would take the last."""
+    """Refuses a key that stands twice (YAML would take the last), one that would break a line of ours, and every alias.
+
+    A few lines of aliases of aliases are a billion words once they are written out.
+    """
+
+    def compose_node(self, parent, index):
+        """The next node, which is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"found an alias, line {self.peek_event().start_mark.line + 1}; wanted every value written out")
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node, deep=False):
+        """The value of a node, which is what its tag says."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # PyYAML lets all of them out
+            found = f"found {reprlib.repr(node.value)}, line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{found}; wanted {node.tag.split(':')[-1]} ({error})") from None
 
     def construct_mapping(self, node, deep=False):
         """The mapping of a node, each key once."""
-        keys = [self.construct_object(key) for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.YAMLError(f"found {', '.join(map(str, twice))} twice, line {node.start_mark.line + 1}; wanted each key once")
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        place = f"line {node.start_mark.line + 1}; wanted"
+        if len(found) < len(node.value):
+            keys = Counter(self.construct_object(key) for key, _ in node.value)
+            raise yaml.YAMLError(f"found {', '.join(str(key) for key in keys if keys[key] > 1)} twice, {place} each key once")
+        if odd := [key for key in found if isinstance(key, str) and not key.isprintable()]:
+            raise yaml.YAMLError(f"found the key {odd[0]!r}, {place} words")
+        return found
 
 
 def _place(section, value, fault):

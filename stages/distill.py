@@ -67,6 +67,8 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
     experts, size = Buffer(buffer), ranks.count(p.segments)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
     experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
+    with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
+        experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
     used = [train] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
     for path in used:
