@@ -34,11 +34,11 @@ def parameters(count, snapshots):
     return {"network": {"width": 8}, "experts": {"count": count, "epochs": snapshots - 1}, "distill": distill}
 
 
-def run(folder, *words):
-    """Run a command of this Python in `folder`, quietly. Raises CalledProcessError with what it said."""
+def run(folder, *words, **environment):
+    """Run a command beside this Python in `folder`, quietly. Raises ChildProcessError with what it said."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     who = {f"GIT_{role}_{what}": "scale" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**os.environ, **who, "PATH": path, "MTT_WORK": ""}
+    environment = {**os.environ, **who, "PATH": path, "MTT_WORK": "", **environment}
     done = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise ChildProcessError(f"{' '.join(map(str, words))} ended with {done.returncode}: {done.stdout}")
