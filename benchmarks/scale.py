@@ -25,6 +25,7 @@ from stages import experts as stage
 
 EXPERTS, SNAPSHOTS = (10, 1000), 51
 ONE = "0007.safetensors"
+OUTS = ("set.safetensors", "last.safetensors", "curves.csv", "scores.csv", "metrics.json", "images.png")
 TRAIN, VALIDATION = "data/prepared/train.safetensors", "data/prepared/validation.safetensors"
 
 
@@ -71,7 +72,7 @@ def simulate(clone, values, count, snapshots):
 
 def steps(clone, other):
     """{step: function()}, to be called in this order; `other` is a fresh clone of `clone` that has nothing but the remote."""
-    paths = [TRAIN, VALIDATION, *(f"out/{name}" for name in ("set.safetensors", "last.safetensors", *"abcd"))]
+    paths = [TRAIN, VALIDATION, *(f"out/{name}" for name in OUTS)]
     opened = []
     return {
         "`dvc commit experts`: hashed, cached, linked": partial(run, clone, "dvc", "commit", "--force", "experts"),

@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks import estimate, harness
+from benchmarks.estimate import size_of
+from benchmarks.scale import OUTS
 from mtt.buffer import Buffer
 from recipes.__main__ import update
 
@@ -72,9 +74,7 @@ class Runs:
         """(matching loss over the last tenth of the iterations, mean test accuracy of the networks) of one distillation."""
         self.set({"distill": {"seed": seed}})
         to = f"{out}/{seed}"
-        files = [
-            f"{to}/{name}" for name in ("set.safetensors", "last.safetensors", "curves.csv", "scores.csv", "metrics.json", "images.png")
-        ]
+        files = [f"{to}/{name}" for name in OUTS]
         self.stage("distill", f"{out}/buffer", *PREPARED[:2], *files, made=files[-1])
         self.stage("evaluate", "distilled", "ConvNet", "evaluate", files[0], *PREPARED[1:], f"{to}/score.json", made=f"{to}/score.json")
         metrics, score = [json.loads((self.folder / to / name).read_text()) for name in ("metrics.json", "score.json")]
@@ -119,7 +119,7 @@ def markdown(records):
     lines = [head, ["---"] * len(head)]
     for number, (dtype, snapshots) in enumerate(BUFFERS):
         each = [[record for record in records if record["set"] == name][number] for name in SETS]
-        cells = [f"{dtype}, {'all snapshots' if snapshots == 'all' else 'T+ + M snapshots'}", size(cifar10(dtype, snapshots))]
+        cells = [f"{dtype}, {'all snapshots' if snapshots == 'all' else 'T+ + M snapshots'}", size_of(cifar10(dtype, snapshots))]
         cut = [[record for record in records if record["set"] == name][1] for name in SETS]
         lines.append(cells + [cell for record, exact in zip(each, cut, strict=True) for cell in row(record, exact)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -128,21 +128,16 @@ def markdown(records):
 def row(record, exact):
     """What is said of one set; a loss relative to that of `exact`, seed by seed."""
     if "losses" not in record:
-        return [size(record["bytes"]), "0", "as below", "as below"]
+        return [size_of(record["bytes"]), "0", "as below", "as below"]
     ratio = statistics.fmean(a / b for a, b in zip(record["losses"], exact["losses"], strict=True))
     mean, std = [100 * statistic(record["accuracies"]) for statistic in (statistics.fmean, statistics.pstdev)]
-    return [size(record["bytes"]), f"{record['error']:.2g}", f"{ratio:.3f}", f"{mean:.1f} +- {std:.1f} ({len(record['accuracies'])})"]
+    return [size_of(record["bytes"]), f"{record['error']:.2g}", f"{ratio:.3f}", f"{mean:.1f} +- {std:.1f} ({len(record['accuracies'])})"]
 
 
 def cifar10(dtype, snapshots):
     """Bytes of the paper's buffer for CIFAR-10 at 1 image per class, in this form."""
     case = estimate.CASES[0]
-    return case.bytes(case.snapshots if snapshots == "all" else case.read, 4 if dtype == "float32" else 2)
-
-
-def size(count):
-    """Bytes for people."""
-    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
+    return estimate.EXPERTS * case.file(estimate.SNAPSHOTS if snapshots == "all" else case.read, 4 if dtype == "float32" else 2)
 
 
 def main(folder, *names):
