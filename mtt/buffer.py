@@ -45,7 +45,14 @@ class Buffer:
         found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], self.index["snapshots"])
         if found != wanted:
             raise ValueError(f"{path}: found a trajectory of another network or length; wanted {wanted[1]} snapshots of the index's layout")
+        if expert.dtype != self.dtype:
+            raise ValueError(f"{path}: found theta of {expert.dtype}; wanted {self.dtype}, as the index says")
         return expert
+
+    @property
+    def dtype(self):
+        """That all trajectories are stored in; an index that names none is of float32, as all were once."""
+        return self.index.get("dtype", "float32")
 
     def verify(self):
         """Raise ValueError unless every file has the bytes that the index names."""
@@ -76,7 +83,7 @@ class Buffer:
             raise ValueError(f"{self.path}: found experts whose parameters are not those of its network, images and classes")
 
     def segment(self, expert, start, epochs):
-        """theta*_start and theta*_{start + epochs} of one expert, each (P,); only these two rows are read."""
+        """theta*_start and theta*_{start + epochs} of one expert, each (P,) float32; only these two rows are read."""
         rows = self.experts[expert]
         return rows[start], rows[start + epochs]
 

@@ -1,4 +1,7 @@
-"""A trajectory: one expert's parameters after every epoch, theta (snapshots, P), in one file that is opened lazily."""
+"""A trajectory: one expert's parameters after every epoch, theta (snapshots, P), in one file that is opened lazily.
+
+Stored in float32, or rounded to bfloat16 or float16 (2 bytes instead of 4); read as float32.
+"""
 
 import math
 import reprlib
@@ -9,6 +12,8 @@ import torch
 from pydantic import Field, Strict
 
 from mtt import foreign, tensorfile
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def vector(network):
@@ -39,17 +44,22 @@ class Trajectory:
         """(snapshots, P)."""
         return self.place[1]
 
+    @property
+    def dtype(self):
+        """That theta is stored in, one of DTYPES."""
+        return str(self.place[0]).removeprefix("torch.")
+
     def __len__(self):
         return self.shape[0]
 
     def __getitem__(self, index):
-        """One snapshot (P,), or several (k, P) for a slice; only these rows are read."""
+        """One snapshot (P,), or several (k, P) for a slice, float32; only these rows are read."""
         first, last, step = (index if isinstance(index, slice) else slice(index, index + 1 or None)).indices(len(self))
         if step != 1:
             raise IndexError(f"{self.path}: found rows by steps of {step}; wanted neighbours")
         if last <= first and not isinstance(index, slice):
             raise IndexError(f"{self.path}: found no snapshot {index}; wanted one of {len(self)}")
-        rows = tensorfile.read_rows(self.path, self.place, first, max(first, last))
+        rows = tensorfile.read_rows(self.path, self.place, first, max(first, last)).float()
         return rows if isinstance(index, slice) else rows[0]
 
 
@@ -72,15 +82,16 @@ def load(path):
     header, places = tensorfile.read_header(path, "trajectory")
     if "theta" not in places:
         raise ValueError(f"{path}: found tensors {reprlib.repr(list(places))}; wanted theta")
-    about, (dtype, shape, *_) = foreign.held(path, About, header), places["theta"]
+    about, shape = foreign.held(path, About, header), places["theta"][1]
     wanted = sum(math.prod(size) for _, size in about.layout)
     if len(shape) != 2 or shape[1] != wanted or not shape[0]:
         raise ValueError(f"{path}: found theta of shape {shape}; wanted (snapshots, {wanted}), as its header says")
-    if not dtype.is_floating_point:
-        raise ValueError(f"{path}: found theta of {dtype}; wanted floating point")
     if about.accuracy and len(about.accuracy) != shape[0]:
         raise ValueError(f"{path}: found {len(about.accuracy)} accuracies; wanted one for each of {shape[0]} snapshots")
-    return Trajectory(str(path), header, places["theta"])
+    found = Trajectory(str(path), header, places["theta"])
+    if found.dtype not in DTYPES:
+        raise ValueError(f"{path}: found theta of {found.dtype}; wanted {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    return found
 
 
 if __name__ == "__main__":  # no stage comes here, so what it imports is in no stage's deps

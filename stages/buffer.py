@@ -1,10 +1,11 @@
-"""Trajectories -> the buffer: checked, cut to what distillation reads, indexed. The thing that people share."""
+"""Trajectories -> the buffer: checked, cut to what distillation reads, rounded, indexed. The thing that people share."""
 
 import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
+import torch
 from pydantic import Field
 
 from mtt import store, trajectory
@@ -16,6 +17,7 @@ class Buffer(Section):
     """`buffer:`"""
 
     snapshots: Literal["all"] | Annotated[int, Field(ge=2)]  # the first so many of each expert are kept; distillation reads T+ + M
+    dtype: Literal[trajectory.DTYPES]  # that their parameters are rounded to: float32 as trained, or half the bytes; read as float32
     segment: int = Field(ge=1)  # epochs of the segments whose length is plotted
 
 
@@ -32,12 +34,14 @@ def main(experts, out, plot):
     for expert in found:
         check(expert, found[0], wanted, p)
     out = store.emptied(out)
-    files = [keep(expert, out / Path(expert.path).name, p.snapshots) for expert in found]
     common = {key: found[0].header[key] for key in TOGETHER}
     common["snapshots"] = len(found[0]) if p.snapshots == "all" else p.snapshots
+    if p.dtype != "float32":  # which stands in no index: buffers that were made before there was another keep their bytes
+        common["dtype"] = p.dtype
+    files = [keep(expert, out / Path(expert.path).name, common["snapshots"], p.dtype) for expert in found]
     write(out / "index.json", json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
     write(plot, epochs(found, p.segment).to_csv(index=False, float_format="%.6g"))
-    print(f"{out}: {len(files)} experts, {common['snapshots']} snapshots each, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
+    print(f"{out}: {len(files)} experts, {common['snapshots']} snapshots each, {p.dtype}, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
 
 
 def check(expert, first, wanted, p):
@@ -56,14 +60,25 @@ def check(expert, first, wanted, p):
         raise ValueError(f"{expert.path}: found {len(expert)} snapshots; wanted {len(first)}, as in {first.path}")
 
 
-def keep(expert, path, snapshots):
-    """Put the first `snapshots` of a trajectory at `path`, its own bytes where nothing is cut; gives its line of the index."""
-    if snapshots in ("all", len(expert)):
+def keep(expert, path, snapshots, dtype):
+    """Put the first `snapshots` of a trajectory at `path`, its own bytes where nothing is cut or rounded; gives its line of the index."""
+    if (snapshots, dtype) == (len(expert), expert.dtype):
         store.link(expert.path, path)
     else:
         header = {key: value for key, value in expert.header.items() if key != "kind"}
-        trajectory.save(path, list(expert[:snapshots]), {**header, "accuracy": header["accuracy"][:snapshots]})
+        theta = rounded(expert, snapshots, getattr(torch, dtype))
+        trajectory.save(path, list(theta), {**header, "accuracy": header["accuracy"][:snapshots]})
     return {"file": path.name, "sha256": store.digest(path), "bytes": path.stat().st_size}
+
+
+def rounded(expert, snapshots, dtype):
+    """The first `snapshots` of a trajectory in `dtype` (snapshots, P). Raises ValueError where a parameter is past its largest number."""
+    theta = expert[:snapshots]
+    kept = theta.to(dtype)
+    if not kept.isfinite().all():
+        found = f"a parameter of {float(theta.abs().max()):g}"
+        raise ValueError(f"{expert.path}: found {found}; wanted at most {torch.finfo(dtype).max:g}, or another buffer.dtype")
+    return kept
 
 
 def epochs(found, segment):

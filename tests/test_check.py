@@ -33,6 +33,7 @@ def test_the_default_passes(make_run):
         ({"experts": {"epochs": 2}}, "wanted at least distill.max_start_epoch + distill.expert_epochs - 1 = 3"),
         ({"buffer": {"snapshots": 3}}, "buffer.snapshots = 3; wanted at least"),
         ({"buffer": {"snapshots": 30}}, "at most experts.epochs + 1 = 4"),
+        ({"buffer": {"dtype": "float8"}}, "buffer.dtype = 'float8': Input should be 'float32', 'bfloat16' or 'float16'"),
         ({"baseline": {"ipc": 2}}, "baseline.ipc = 2; wanted distill.ipc = 1"),
         ({"baselines": []}, r"['random'] too, as methods has it"),
         ({"evaluate": {"learning_rates": [-0.1]}}, "evaluate.learning_rates.0 = -0.1"),

@@ -1,16 +1,19 @@
 """dvc.yaml equals the code."""
 
 import ast
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from mtt.store import MACHINERY
+from recipes.__main__ import update
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = PIPELINE["stages"]
@@ -143,6 +146,31 @@ def test_a_fresh_clone_pulls_everything_that_the_lock_names(clone):
     assert len(list((clone / "data/buffer").glob("*.safetensors"))) == 10
     status = dvc("status", cwd=clone)
     assert "up to date" in status.stdout
+
+
+@pytest.mark.slow
+def test_experts_lie_once_on_the_disk_in_store_cache_and_both_outs(clone):
+    """By inode and by du; and again after a checkout. (DVC's own default, reflink,copy, makes four copies on most file systems.)"""
+    values = yaml.safe_load((clone / "params.yaml").read_text())
+    update(values, TINY, "")
+    (clone / "params.yaml").write_text(yaml.safe_dump(values))
+    found = dvc("repro", "buffer", cwd=clone, MTT_WORK="")
+    assert found.returncode == 0, found.stdout + found.stderr
+    for _ in range(2):
+        experts, places = sorted((clone / "data/experts").glob("*.safetensors")), []
+        assert len(experts) == 2
+        for path in experts:
+            digest = hashlib.md5(path.read_bytes()).hexdigest()
+            stored = list(clone.glob(f".work/experts/*/{path.name}"))
+            each = [path, *stored, clone / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}", clone / "data/buffer" / path.name]
+            assert len(each) == 4
+            assert len({place.stat().st_ino for place in each}) == 1, each
+            places += each
+        used = subprocess.run(["du", "--total", "--bytes", *places], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert int(used[-1].split()[0]) == sum(path.stat().st_size for path in experts)
+        shutil.rmtree(clone / "data/experts")
+        shutil.rmtree(clone / "data/buffer")
+        assert dvc("checkout", "experts", "buffer", cwd=clone).returncode == 0
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from conftest import ROOT
 from mtt import imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
 from mtt.workers import made_with
+from stages import buffer
 
 pytestmark = pytest.mark.slow
 
@@ -294,6 +295,82 @@ def test_the_buffer_links_the_experts_own_bytes_and_cuts_where_asked(ready):
     found = pd.read_csv("results/buffer/experts.csv")
     row = found[(found.expert == 1) & (found.epoch == 0)].iloc[0]
     assert row.length == pytest.approx(float((whole[0] - whole[2]).norm()), rel=1e-4)
+
+
+def test_a_buffer_cut_to_what_is_read_distils_to_the_same_bytes(ready):
+    """T+ + M snapshots of each expert, here 4 of 6."""
+    ready.set(experts={"epochs": 5})
+    found = {}
+    for snapshots in ("all", 4):
+        ready.set(buffer={"snapshots": snapshots})
+        for stage in ("experts", "buffer", "distill"):
+            ready(stage)
+        found[snapshots] = ready.files("data/distilled/*"), sum(map(len, ready.files("data/buffer/*.safetensors").values()))
+    assert found["all"][0] == found[4][0]
+    assert found[4][1] < 0.8 * found["all"][1]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 2**-8), ("float16", 2**-11)])
+def test_a_rounded_buffer_takes_half_the_bytes_and_is_read_rounded_to_nearest(ready, dtype, error):
+    """`error`: by how much a normal number may be off, relative to itself: half a unit in its last place."""
+    exact, size = Buffer("data/buffer").segment(1, 1, 2), sum(map(len, ready.files("data/buffer/*.safetensors").values()))
+    ready.set(buffer={"dtype": dtype})
+    ready("buffer")
+    rounded = Buffer("data/buffer")
+    assert json.loads((ready.folder / "data/buffer/index.json").read_text())["dtype"] == dtype
+    assert sum(map(len, ready.files("data/buffer/*.safetensors").values())) < 0.6 * size
+    for found, wanted in zip(rounded.segment(1, 1, 2), exact, strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, wanted.to(getattr(torch, dtype)).float())
+        assert ((found - wanted).abs() <= error * wanted.abs() + 2**-25).all()  # below float16's normal numbers, absolute
+    ready("distill")
+    assert imageset.load("data/distilled/set.safetensors").images.isfinite().all()
+
+
+def test_float32_leaves_the_index_as_it_was_before_there_was_another(ready):
+    index = json.loads((ready.folder / "data/buffer/index.json").read_text())
+    assert "dtype" not in index
+    assert Buffer("data/buffer").dtype == "float32"
+
+
+def test_a_parameter_past_the_largest_number_of_the_dtype_is_refused_by_name(run):
+    run("experts")
+    path = run.folder / "data/experts/0001.safetensors"
+    tensors, header = tensorfile.load(path, "trajectory")
+    tensors["theta"][2, 3] = -70000
+    path.unlink()
+    tensorfile.save(path, tensors, header)
+    run.set(buffer={"dtype": "float16"})
+    with pytest.raises(
+        ValueError, match="experts/0001.safetensors: found a parameter of 70000; wanted at most 65504, or another buffer.dtype"
+    ):
+        run("buffer")
+    assert not (run.folder / "data/buffer/index.json").exists()
+    run.set(buffer={"dtype": "bfloat16"})
+    run("buffer")
+    assert float(Buffer("data/buffer").experts[1][2][3]) == pytest.approx(-70000, rel=2**-8)
+
+
+def test_a_file_of_another_dtype_than_the_index_says_is_refused(ready):
+    """Though of the size that the index names."""
+    path = ready.folder / "data/buffer/index.json"
+    index = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**index, "dtype": "bfloat16"}))
+    with pytest.raises(ValueError, match="0000.safetensors: found theta of float32; wanted bfloat16, as the index says"):
+        Buffer("data/buffer")
+
+
+def test_a_buffer_that_was_rounded_can_be_cut_again(ready):
+    """Its folder stands in for the experts'; what is already of that length and dtype is linked."""
+    ready.set(buffer={"dtype": "float16"})
+    ready("buffer")
+    buffer.main("data/buffer", "same", "same.csv")
+    assert (ready.folder / "same/0001.safetensors").samefile(ready.folder / "data/buffer/0001.safetensors")
+    ready.set(buffer={"snapshots": 3})
+    buffer.main("data/buffer", "cut", "cut.csv")
+    assert torch.equal(Buffer("cut").experts[1][2], Buffer("data/buffer").experts[1][2])
+    assert Buffer("cut").dtype == "float16"
 
 
 def test_snapshots_differ_from_epoch_to_epoch(ready):

@@ -69,6 +69,19 @@ def test_what_was_saved_is_read_row_by_row(tmp_path):
     assert torch.equal(torch.stack(list(found)), theta)
 
 
+@pytest.mark.parametrize(("dtype", "bytes"), [(torch.float32, 4), (torch.bfloat16, 2), (torch.float16, 2)])
+def test_a_trajectory_is_read_as_float32_whatever_it_is_stored_in(tmp_path, dtype, bytes):
+    path, theta = tmp_path / "a.safetensors", torch.randn(4, 9, generator=generator("rows"))
+    trajectory.save(path, list(theta.to(dtype)), {"layout": [["a", [9]]]})
+    found = trajectory.load(path)
+    assert found.dtype == str(dtype).removeprefix("torch.")
+    assert found.place[3] - found.place[2] == 4 * 9 * bytes
+    for rows in (found[2], found[1:3]):
+        assert rows.dtype == torch.float32
+    assert torch.equal(found[2], theta[2].to(dtype).float())
+    assert torch.equal(found[1:3], theta[1:3].to(dtype).float())
+
+
 def test_opening_a_trajectory_reads_no_row(tmp_path):
     """A row that changes on disk after opening is read as it is then."""
     path = tmp_path / "a.safetensors"
@@ -89,6 +102,8 @@ LAYOUT = [["a", [2, 3]], ["b", []]]
         ({"theta": torch.ones(4, 8)}, {"layout": LAYOUT}, r"found theta of shape \(4, 8\); wanted \(snapshots, 7\)"),
         ({"theta": torch.ones(7)}, {"layout": LAYOUT}, r"found theta of shape \(7,\); wanted \(snapshots, 7\)"),
         ({"theta": torch.ones(1, 4, 7)}, {"layout": LAYOUT}, r"found theta of shape \(1, 4, 7\); wanted \(snapshots, 7\)"),
+        ({"theta": torch.ones(4, 7).double()}, {"layout": LAYOUT}, "found theta of float64; wanted float32, bfloat16 or float16"),
+        ({"theta": torch.ones(4, 7).int()}, {"layout": LAYOUT}, "found theta of int32; wanted float32, bfloat16 or float16"),
         ({"weights": torch.ones(4, 7)}, {"layout": LAYOUT}, r"found tensors \['weights'\]; wanted theta"),
         ({"theta": torch.ones(4, 7)}, {}, "layout"),
         ({"theta": torch.ones(4, 7)}, {"layout": 7}, "layout"),
