@@ -1,6 +1,7 @@
 """params.yaml, read strictly: every key known, none missing, each of its own type; and the errors of a stage in one line."""
 
 import errno
+import importlib
 import os
 import reprlib
 import sys
@@ -132,7 +133,13 @@ def _is_number(word):
 
 
 def run(main):
-    """Call a stage's `main` with the paths of its command line; an error of the user's becomes one line and exit status 1."""
+    """Call a stage's `main` with the paths of its command line; an error of the user's becomes one line and exit status 1.
+
+    The `main` that is called is the importable module's, not that of `__main__`, so that a job elsewhere finds its functions by name.
+    """
+    module = sys.modules["__main__"].__spec__ if main.__module__ == "__main__" else None
+    if module:
+        main = importlib.import_module(module.name).main
     try:
         main(*sys.argv[1:])
     except (ValueError, OSError, ArithmeticError) as error:

@@ -23,7 +23,7 @@ ABOUT = "about.json"
 # Modules of the project that are not in `deps:` and not in a key, each with a test of why: they cannot change a result, or
 # (compiling, ranks) only its rounding, as the number of threads does.
 MACHINERY = {"mtt", "stages", "stages.check"} | {
-    f"mtt.{name}" for name in ("params", "store", "workers", "progress", "files", "compiling", "ranks")
+    f"mtt.{name}" for name in ("params", "store", "workers", "progress", "files", "compiling", "ranks", "cluster", "slurm", "job")
 }
 
 

@@ -116,6 +116,9 @@ class Way:
 def train_experts(train, validation, folder, network, augmentation, p, compiled, indices, _, tick):
     """Train the experts `indices` as one and put their trajectories into `folder`; from where a killed run left them, if it did."""
     torch.set_num_threads(1)
+    indices = [index for index in indices if not whole(folder / name(index), p.epochs)]  # those of a job that is submitted again
+    if not indices:
+        return
     device, data, held_out = workers.device(), imageset.load(train), imageset.load(validation)
     x, y, x_val, y_val = [part.to(device) for part in (data.normalised(), data.labels, held_out.normalised(), held_out.labels)]
     net, gradient = prepared(tuple(data.images.shape[1:]), len(data.classes), network, compiled, len(indices))
