@@ -6,7 +6,7 @@ import torch
 from conftest import ROOT
 
 from benchmarks import __main__ as command
-from benchmarks import harness, plain, problems
+from benchmarks import harness, plain, problems, scale, small
 from benchmarks.growth import line
 from benchmarks.harness import Row
 from mtt.functional import as_function
@@ -100,6 +100,54 @@ def test_the_committed_results_say_truly_what_is_met_and_the_log_names_each_miss
         at_most = not (row["must"] and row["aim"] and row["aim"] > row["must"])
         assert Row(row["name"], row["case"], row["value"], row["must"], row["aim"], at_most).met is row["met"]
         assert row["met"] is not False or row["name"] in (ROOT / "LOG.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "script"), [("small", small), ("scale", scale)])
+def test_results_show_the_committed_records(name, script):
+    found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", (ROOT / "RESULTS.md").read_text(), re.S)[1]
+    assert found == script.markdown(stored(name))
+
+
+def test_the_committed_buffers_are_of_what_was_asked():
+    """All four forms of both sets, over as many distillation seeds; the rounded ones take half the bytes."""
+    records = stored("small")
+    assert [(record["set"], record["dtype"]) for record in records] == [(name, dtype) for name in small.SETS for dtype, _ in small.BUFFERS]
+    for whole, exact, *rounded in (records[:4], records[4:]):
+        assert exact["bytes"] < whole["bytes"]
+        for record in rounded:
+            assert record["bytes"] == pytest.approx(exact["bytes"] / 2, rel=0.02)
+            assert len(record["accuracies"]) == len(record["losses"]) == len(small.SEEDS)
+
+
+def test_the_committed_simulation_is_of_a_thousand_experts():
+    assert [(record["experts"], record["snapshots"], record["objects"]) for record in stored("scale")] == [(10, 51, 12), (1000, 51, 1002)]
+
+
+class Segments:
+    """A buffer of one expert at 0, 1, 2, ... in each of two parameters, `off` in the second."""
+
+    experts = (0,)
+
+    def __init__(self, off):
+        self.off = off
+
+    def segment(self, expert, start, epochs):
+        return [torch.tensor([epoch, epoch + self.off * epoch]) for epoch in (start, start + epochs)]
+
+
+def test_the_error_of_a_segment_is_in_lengths_of_the_segment():
+    settings = {"distill": {"max_start_epoch": 3, "expert_epochs": 2}}
+    runs = type("Runs", (), {"values": settings})
+    assert small.error(Segments(0.0), Segments(0.0), runs) == 0
+    assert small.error(Segments(0.0), Segments(0.5), runs) == pytest.approx(0.5 / 2**0.5)
+
+
+@pytest.mark.slow
+def test_simulated_experts_go_through_buffer_push_partial_pull_and_distill():
+    """In clones of what is committed."""
+    found = scale.measure(10, 11)
+    assert found["objects"] == 12
+    assert all(seconds > 0 for seconds in found["seconds"].values())
 
 
 def test_a_straight_line_is_found_again():
