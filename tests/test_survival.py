@@ -52,14 +52,13 @@ class Clone(Run):
         return output
 
     def processes(self):
-        """What still runs of this clone."""
+        """What still runs of this clone's stages, workers too."""
         found = []
         for process in psutil.process_iter():
-            try:
-                if Path(process.cwd()).is_relative_to(self.folder) and "python" in process.name():
+            with contextlib.suppress(psutil.Error, OSError):
+                words = " ".join(process.cmdline())
+                if Path(process.cwd()).is_relative_to(self.folder) and ("stages." in words or "multiprocessing" in words):
                     found.append(process)
-            except (psutil.Error, OSError):
-                continue
         return found
 
 
