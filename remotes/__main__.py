@@ -36,10 +36,10 @@ def pull(remote):
 
 
 def unlike(*words):
-    """The paths that are missing, or are not as dvc.lock names them, in the cache or in the workspace."""
+    """The paths that are not as dvc.lock names them in the cache; where it has all, those in the workspace."""
     found = status(*words)
     changed = found.get("uncommitted", {})
-    return {*found.get("not_in_cache", ()), *changed.get("modified", ()), *changed.get("deleted", ())}
+    return found.get("not_in_cache") or [*changed.get("modified", ()), *changed.get("deleted", ())]
 
 
 def status(*words):
@@ -79,7 +79,7 @@ def ask(remote):
         raise ValueError(f"{remote}: found no answer in {PATIENCE:g} s; wanted a server's") from None
     if found.returncode:
         reason = found.stderr.strip().splitlines()[-1].split(": ", 1)[-1]  # less the exception's name
-        raise ValueError(f"{remote}: found no answer but {reason!r}; wanted a server's")
+        raise ValueError(f"{remote}: found no answer but {reason}; wanted a server's")
 
 
 def look(remote):

@@ -104,7 +104,8 @@ class Lab:
     """A remote named lab, its default in a bare git repository, with the default's data in it.
 
     `root` is where its objects lie for the file system `store`, on the server's side; `writer` is the remote to push to
-    (http is read only); `port` is the server's; `via(port, place)` gives the settings by which it is another port, another folder.
+    (http is read only); `port` is the server's; `via(port, place)` gives the settings by which it is another port, another folder; `sent` are the objects that the
+    default's lock names.
     """
 
     port, writer, ssh, secrets, store = None, "lab", "", {}, fsspec.filesystem("file")
@@ -122,6 +123,7 @@ class Lab:
         self.author.git("push", "--quiet", "origin", "HEAD:main")
         self.author.git("--git-dir", self.origin, "symbolic-ref", "HEAD", "refs/heads/main")
         self.author.make("push", f"REMOTE={self.writer}")
+        self.sent = self.objects()
 
     def clone(self, name="reader"):
         """A fresh clone."""

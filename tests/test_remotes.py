@@ -138,10 +138,10 @@ def test_a_push_that_is_killed_half_way_is_completed_by_the_next(lab):
         process = author.start("dvc", "push")
         assert line.silent.wait(60)
         kill(process)
-    assert len(lab.objects(root)) < len(lab.objects())
+    assert len(lab.objects(root)) < len(lab.sent)
     author.local(**lab.via(lab.port, "-killed"))
     author.make("push")
-    assert {name: name.removesuffix(".dir") for name in lab.objects()} == lab.objects(root)
+    assert lab.objects(root) == lab.sent == {name: name.removesuffix(".dir") for name in lab.sent}
 
 
 @on("ssh", "s3", "http")
@@ -173,7 +173,7 @@ def test_a_dead_server_is_said_in_one_line_and_keeps_nobody_waiting(lab):
                 started.append(clone.start(*MAKE, "push" if name == "push" else "pull", MTT_PATIENCE="4"))
         for process in started:
             output = ended(process, fails=True, seconds=60)
-            assert re.search(r"^error: lab: found no answer (in 4 s|but '.)", output, re.M), output
+            assert re.search(r"^error: lab: found no answer (in 4 s|but .)", output, re.M), output
 
 
 @on("ssh", "s3", "http")
@@ -214,7 +214,6 @@ HARMS = {
     "the listing, cut": (f"{BUFFER}/", cut),
     "the listing, without a file": (f"{BUFFER}/", lambda good: json.dumps(json.loads(good)[1:]).encode()),
     "the listing, one file for another": (f"{BUFFER}/", lambda good: good.replace(entries(good)[1], entries(good)[2])),
-    "the listing, a file that there is not": (f"{BUFFER}/", lambda good: good.replace(entries(good)[1], b"0" * 32)),
 }
 
 
@@ -255,16 +254,18 @@ def test_a_push_from_an_empty_cache_is_an_error_that_says_what_is_missing(lab):
     assert re.search(r"^error: lab: found no data/buffer/, .* more; wanted all that dvc.lock names", output, re.M), output
 
 
-@on("folder", "s3")
+@on("folder", "ssh", "s3")
 def test_an_object_that_the_remote_lost_is_missed_and_mended(lab, names):
-    """DVC takes a folder for complete where its listing is there, so the listing goes too: docs/remotes.md."""
-    lab.author.make("push", f"REMOTE={lab.writer}")
+    """DVC takes a folder for complete where its listing is there, so the listings go too: docs/remotes.md."""
+    author = lab.author
     with lab.changed(names[FILE], None):
-        output = lab.author.make("push", fails=True)
-        assert re.search(f"^error: lab: found no .*{FILE}", output, re.M), output
-        with lab.changed(names[BUFFER], None):
-            lab.author.make("push")
-            assert {name: name.removesuffix(".dir") for name in lab.objects()} == lab.objects()
+        output = author.make("push", fails=True)
+        assert re.search(f"^error: lab: found no {FILE}", output, re.M), output
+        for name in lab.sent:
+            if name.endswith(".dir"):
+                lab.put(name, None)
+        author.make("push")
+        assert lab.sent.items() <= lab.objects().items()
 
 
 @on("folder")
@@ -285,7 +286,7 @@ def test_http_is_read_only_and_says_so(lab):
 def test_http_behind_a_password_is_read_with_the_one_in_config_local(lab):
     reader = lab.clone()
     reader.local(**lab.via(lab.guarded, ""))
-    assert "error: lab: found no answer but '401" in reader.make("pull", fails=True)
+    assert "error: lab: found no answer but 401" in reader.make("pull", fails=True)
     reader.run("bash", "-ec", documented("http, behind a password"))
     reader.make("pull")
     assert reader.files() == lab.author.files()
