@@ -104,8 +104,8 @@ class Lab:
     """A remote named lab, its default in a bare git repository, with the default's data in it.
 
     `root` is where its objects lie for the file system `store`, on the server's side; `writer` is the remote to push to
-    (http is read only); `port` is the server's; `via(port, place)` gives the settings by which it is another port, another folder; `sent` are the objects that the
-    default's lock names.
+    (http is read only); `port` is the server's; `via(port, place)` gives the settings by which it is another port, another folder;
+    `sent` are the objects that the default's lock names.
     """
 
     port, writer, ssh, secrets, store = None, "lab", "", {}, fsspec.filesystem("file")
