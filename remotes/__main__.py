@@ -11,7 +11,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-PATIENCE = float(os.environ.get("MTT_PATIENCE") or 20)  # seconds that a remote may take to answer
+PATIENCE = float(os.environ.get("MTT_PATIENCE") or 30)  # seconds that a remote may take to answer
 HOW = "docs/remotes.md"
 
 
@@ -29,6 +29,7 @@ def push(remote):
 def pull(remote):
     """Bring what dvc.lock names from `remote`. Raises ValueError, naming what did not come whole; the rest has come."""
     if watched("pull", remote):
+        ask(remote)
         for out in unlike():  # one by one: DVC brings nothing where one listing is harmed
             subprocess.run(["dvc", "pull", "--quiet", "--remote", remote, out], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if lacking := unlike("--granular"):
@@ -63,7 +64,7 @@ def watched(verb, remote):
     with subprocess.Popen(["dvc", verb, "--remote", remote]) as process:
         while True:
             with suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=3 * PATIENCE)
+                return process.wait(timeout=PATIENCE)
             try:
                 ask(remote)
             except ValueError:

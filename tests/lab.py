@@ -103,9 +103,9 @@ def kill(process):
 class Lab:
     """A remote named lab, its default in a bare git repository, with the default's data in it.
 
-    `root` is where its objects lie for the file system `store`, on the server's side; `writer` is the remote to push to
-    (http is read only); `port` is the server's; `via(port, place)` gives the settings by which it is another port, another folder;
-    `sent` are the objects that the default's lock names.
+    `root` is where its objects lie for the file system `store`, on the server's side; `sent` are those that the default's lock names.
+    `port` is the server's; `via(port, place)` gives the settings by which it is another port and folder.
+    `writer` is the remote to push to (http is read only).
     """
 
     port, writer, ssh, secrets, store = None, "lab", "", {}, fsspec.filesystem("file")

@@ -161,19 +161,24 @@ def test_a_pull_that_is_killed_half_way_is_completed_by_the_next(lab):
 @on("ssh", "s3", "http")
 def test_a_dead_server_is_said_in_one_line_and_keeps_nobody_waiting(lab):
     """Gone, silent from the start, or silent half way: MTT_PATIENCE seconds to ask, asked now and then."""
+    limits = {"silent": {"up": 0}, "pull": {"down": 2_000_000}, "push": {"up": 2_000_000}}
+    if lab.writer != "lab":
+        del limits["push"]
     with ExitStack() as stack:
-        ports = {"gone": free_port()}
-        for name, limits in {"silent": {"up": 0}, "pull": {"down": 2_000_000}, "push": {"up": 2_000_000}}.items():
-            ports[name] = stack.enter_context(proxy.dying(lab.port, **limits)).port if lab.writer == "lab" or name != "push" else None
-        started = []
-        for name, port in ports.items():
-            if port:
-                clone = lab.author.copy(f"dead-{name}") if name == "push" else lab.clone(f"dead-{name}")
-                clone.local(**lab.via(port, f"-{name}" if name == "push" else ""))
-                started.append(clone.start(*MAKE, "push" if name == "push" else "pull", MTT_PATIENCE="4"))
+        lines = {name: stack.enter_context(proxy.dying(lab.port, **limit)) for name, limit in limits.items()}
+        ports = {"gone": free_port(), **{name: line.port for name, line in lines.items()}}
+        started = [dying(lab, name, port) for name, port in ports.items()]
         for process in started:
             output = ended(process, fails=True, seconds=60)
-            assert re.search(r"^error: lab: found no answer (in 4 s|but .)", output, re.M), output
+            assert re.search(r"^error: lab: found no answer (in 6 s|but .)", output, re.M), output
+        assert all(line.silent.is_set() for line in lines.values())
+
+
+def dying(lab, name, port):
+    """A `make push` or `make pull` over a line that dies."""
+    clone = lab.author.copy("dead-push") if name == "push" else lab.clone(f"dead-{name}")
+    clone.local(**lab.via(port, "-dead" if name == "push" else ""))
+    return clone.start(*MAKE, "push" if name == "push" else "pull", MTT_PATIENCE="6")
 
 
 @on("ssh", "s3", "http")
