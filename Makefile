@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check bench growth recipe publish
+.PHONY: help repro test check bench growth recipe prune publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -25,6 +25,9 @@ growth: .venv/runtime  ## measure how the cost of an iteration grows: results/be
 
 recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml
+
+prune: .venv/runtime  ## remove what .work keeps and no lock file of any branch needs; DRY=1: only list it
+	python -m mtt.prune $(if $(DRY),--dry)
 
 publish: .venv/runtime  ## for maintainers: bring published/ to exactly what dvc.lock names
 	rm -rf published/files && dvc push --remote published

@@ -35,7 +35,7 @@ def make_ours(folder, experts, snapshots, width, channels=3, side=32):
     for expert in range(experts):
         path = Path(folder, f"{expert:04d}.safetensors")
         trajectory.save(path, vectors(expert, snapshots, net), common)
-        files.append({"file": path.name, "sha256": store.sha256(path), "bytes": path.stat().st_size})
+        files.append({"file": path.name, "sha256": store.digest(path), "bytes": path.stat().st_size})
     Path(folder, "index.json").write_text(json.dumps({**common, "snapshots": snapshots, "files": files}))
     return {}
 

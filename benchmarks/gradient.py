@@ -107,21 +107,20 @@ def rows():
     for way, name in enumerate(("eager", "compiled")):
         case = f"{name}, 100 and 10 a step, width 128 3x32x32 and width 32 1x28x28, images apart from every ReLU's kink"
         found.append(Row("a step's derivatives, float32 to float64", case, measured("gradient", "step", way)["error"], 1e-5, 1e-6))
-    return [*found, *whole_rows("1x8x8, depth 2, as the default", 8, 2, 1.1, 1.0), *whole_rows("1x28x28, depth 3", 28, 3)]
+    return [*found, *whole_rows(8, 8, 2, 1.1, 1.0), *whole_rows(32, 28, 3)]
 
 
-def whole_rows(shape, side, depth, *must):
-    """Of width 32. Where in half of the draws one ReLU of millions flips, no must can be held: the plain way `turned` stands beside."""
+def whole_rows(width, side, depth, *must):
+    """Where in half of the draws one ReLU of millions flips, no must can be held: the plain way `turned` stands beside."""
     found, ways = [], ["plain", "ours"] if must else ["plain", "ours", "turned"]
     with harness.scratch() as folder:
         for way in ("reference", *ways):
-            measured("gradient", "whole", way, Path(folder, way), 32, side, depth)
+            measured("gradient", "whole", way, Path(folder, way), width, side, depth)
         plain_errors, *others = [errors(folder, way) for way in ways]
     for way, found_errors in zip(ways[1:], others, strict=True):
         for name, q in (("median", 0.5), ("90th percentile", 0.9)):
-            case = f"{name} of {DRAWS} draws, width 32, {shape}, 10 a step, N {N}" + (
-                "; plain, images turned round" if way == "turned" else ""
-            )
+            case = f"{name} of {DRAWS} draws, width {width}, 1x{side}x{side}, depth {depth}, 10 a step, N {N}"
+            case += "; plain, its images turned round" * (way == "turned")
             ratio = float(found_errors.quantile(q) / plain_errors.quantile(q))
             found.append(Row("unroll's error in float32 / plain's", case, ratio, *must))
     return found

@@ -1,12 +1,29 @@
 """The buffer as distillation reads it: a folder of trajectories under one index.json, opened without reading their tensors."""
 
 import hashlib
-import json
 from pathlib import Path
+from typing import Annotated
 
-from mtt import trajectory
+from pydantic import Field
+
+from mtt import foreign, trajectory
 
 SHARED = ("layout", "network", "augmentation", "set", "classes", "shape", "mean", "std", "snapshots")
+
+
+class File(foreign.Schema):
+    """A line of the index: one trajectory."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}\.safetensors$")]  # in the folder, nowhere else
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Index(trajectory.About):
+    """The whole index."""
+
+    snapshots: Annotated[int, Field(ge=1)]
+    files: foreign.several(File, min_length=1)
 
 
 class Buffer:
@@ -15,19 +32,10 @@ class Buffer:
     def __init__(self, path):
         """Open the folder `path`. Raises ValueError, naming the file, for what is missing, truncated or foreign."""
         self.path = Path(path)
-        try:
-            self.index = json.loads((self.path / "index.json").read_text())
-            files = self.index["files"]
-            missing = [key for key in SHARED if key not in self.index]
-            if missing or not files or any({"file", "sha256", "bytes"} - set(file) for file in files):
-                raise KeyError
-        except FileNotFoundError:
-            raise ValueError(f"{self.path}: found no index.json; wanted a buffer, as stage buffer writes it") from None
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(f"{self.path / 'index.json'}: found no index; wanted one, as stage buffer writes it") from None
-        self.experts = [self._open(**file) for file in files]
+        self.index = _index(self.path / "index.json")
+        self.experts = [self._open(file["file"], file["bytes"]) for file in self.index["files"]]
 
-    def _open(self, file, bytes, **_):
+    def _open(self, file, bytes):
         path = self.path / file
         size = path.stat().st_size if path.exists() else None
         if size != bytes:
@@ -69,7 +77,35 @@ class Buffer:
             wanted = f"distill.max_start_epoch + distill.expert_epochs = {snapshots}"
             raise ValueError(f"{self.path}: found {self.index['snapshots']} snapshots; wanted {wanted}")
 
+    def check_layout(self, layout):
+        """Raise ValueError unless the experts' vectors are laid out as `layout`, that of the student."""
+        if self.index["layout"] != layout:
+            raise ValueError(f"{self.path}: found experts whose parameters are not those of its network, images and classes")
+
     def segment(self, expert, start, epochs):
         """theta*_start and theta*_{start + epochs} of one expert, each (P,) float32; only these two rows are read."""
         rows = self.experts[expert]
         return rows[start], rows[start + epochs]
+
+
+def _index(path):
+    """The checked index in `path`."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(foreign.LARGEST + 1)
+        if len(text) > foreign.LARGEST:
+            raise ValueError(f"more than {foreign.LARGEST} bytes")
+        index = foreign.parsed(text)
+        if missing := [key for key in (*SHARED, "files") if index.get(key) is None]:
+            raise ValueError(f"no {', '.join(missing)}")
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent}: found no index.json; wanted a buffer, as stage buffer writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: found no index ({error}); wanted one, as stage buffer writes it") from None
+    about = foreign.held(path, Index, index)
+    if not about.shape[0] == len(about.mean) == len(about.std):
+        found = f"{about.shape[0]} channels, {len(about.mean)} means and {len(about.std)} deviations"
+        raise ValueError(f"{path}: found {found}; wanted as many of each")
+    if len({file.file for file in about.files}) < len(about.files):
+        raise ValueError(f"{path}: found a file twice; wanted each once")
+    return index

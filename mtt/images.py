@@ -70,8 +70,11 @@ def _cifar(root, archive, md5, folder, train, test, label_bytes, names):
             torchvision.datasets.utils.download_and_extract_archive(url, str(root), md5=md5)
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{folder}: no such folder, and the download failed ({error}); put {archive} unpacked into {root}") from None
-    parts = [[_records(folder / name, label_bytes) for name in files] for files in (train, test)]
-    classes = _there(folder / names).read_text().split()
+    try:
+        classes = _there(folder / names).read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{folder / names}: {error}; wanted the names of the classes") from None
+    parts = [[_records(folder / name, label_bytes, len(classes)) for name in files] for files in (train, test)]
     joined = [tuple(torch.cat(tensors) for tensors in zip(*part, strict=True)) for part in parts]
     return Raw(*joined, classes, [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
 
@@ -82,13 +85,16 @@ def _there(path):
     return path
 
 
-def _records(path, label_bytes):
+def _records(path, label_bytes, classes):
     data = torch.from_numpy(np.fromfile(_there(path), dtype=np.uint8))
     size = label_bytes + 3072
     if not len(data) or len(data) % size:
         raise ValueError(f"{path}: found {len(data)} bytes; wanted a multiple of {size}, the size of a record")
     data = data.view(-1, size)
-    return data[:, label_bytes:].reshape(-1, 3, 32, 32), data[:, label_bytes - 1].long()
+    labels = data[:, label_bytes - 1].long()
+    if (largest := int(labels.max())) >= classes:
+        raise ValueError(f"{path}: found the label {largest}; wanted 0 to {classes - 1}")
+    return data[:, label_bytes:].reshape(-1, 3, 32, 32), labels
 
 
 def cifar10(root, side):

@@ -3,11 +3,14 @@
 Self-sufficient: who has the file needs nothing else to train on it, to look at it, or to prepare test images for it.
 """
 
+import reprlib
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
-from mtt import tensorfile
+from mtt import foreign, tensorfile
 
 
 @dataclass
@@ -64,22 +67,33 @@ class ImageSet:
         return torch.tensor(numbers).view(1, -1, 1, 1)
 
 
+class About(foreign.Schema):
+    """The header of a set file: what an ImageSet is but for images and labels."""
+
+    kind: str
+    name: foreign.Word
+    classes: foreign.several(str, min_length=1)
+    mean: foreign.several(float)
+    std: foreign.several(Annotated[float, Field(gt=0)])
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    provenance: dict = {}
+
+
 def load(path):
     """The ImageSet in `path`. Raises ValueError, naming the path, for a file of another layout."""
     tensors, header = tensorfile.load(path, "set")
-    header.pop("kind")
-    try:
-        found = ImageSet(**tensors, **header)
-    except TypeError as error:
-        raise ValueError(f"{path}: found a set file of another layout ({error})") from None
-    _check(path, found)
+    if tensors.keys() != {"images", "labels"} or header.keys() - About.model_fields:
+        found, wanted = reprlib.repr(sorted({*tensors, *header})), ", ".join(["images", "labels", *About.model_fields])
+        raise ValueError(f"{path}: found a set file of another layout, with {found}; wanted {wanted}")
+    found = ImageSet(**tensors, **foreign.held(path, About, header).model_dump(exclude={"kind"}))
+    check(path, found)
     return found
 
 
-def _check(path, found):
-    """What every user of a set relies on."""
+def check(path, found):
+    """Raise ValueError, naming `path`, unless the ImageSet `found` is what every user of a set relies on."""
     images, labels, k = found.images, found.labels, len(found.classes)
-    if images.ndim != 4 or labels.ndim not in (1, 2) or len(images) != len(labels) or not len(images):
+    if images.ndim != 4 or labels.ndim not in (1, 2) or len(images) != len(labels) or not images.numel():
         found = f"images {tuple(images.shape)} and labels {tuple(labels.shape)}"
         raise ValueError(f"{path}: found {found}; wanted (n, C, H, W) and (n,) or (n, K)")
     wanted = {1: torch.int64, 2: torch.float32}[labels.ndim]
@@ -93,3 +107,11 @@ def _check(path, found):
         raise ValueError(f"{path}: found labels from {int(labels.min())} to {int(labels.max())}; wanted 0 to {k - 1}, one for each class")
     if labels.ndim == 2 and labels.shape[1] != k:
         raise ValueError(f"{path}: found label rows of {labels.shape[1]}; wanted {k}, one number for each class")
+    if not all(torch.stack(numbers.aminmax()).isfinite().all() for numbers in (images, labels) if numbers.is_floating_point()):
+        raise ValueError(f"{path}: found images or labels that are not finite; wanted numbers")
+
+
+if __name__ == "__main__":  # as in mtt/trajectory.py
+    from mtt import importing, params
+
+    params.run(importing.images)

@@ -1,10 +1,17 @@
 """params.yaml, read strictly: every key known, none missing, each of its own type; and the errors of a stage in one line."""
 
+import errno
+import importlib
+import os
+import reprlib
 import sys
+from collections import Counter
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+LARGEST = 1 << 15  # bytes; ours has 3 kB, and PyYAML and pydantic take up to 2 kB for each
 
 
 class Section(BaseModel):
@@ -48,10 +55,14 @@ def read_all(path="params.yaml"):
     """All of params.yaml, unchecked. Raises ValueError where it is missing or no mapping."""
     try:
         with open(path, encoding="utf-8") as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+                raise ValueError(f"found {size} bytes; wanted at most {LARGEST}")
             values = _Loader(file).get_single_data()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; `make recipe NAME=default` writes it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: found brackets nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: found {type(values).__name__}; wanted sections, as in recipes/default.yaml")
@@ -59,14 +70,35 @@ def read_all(path="params.yaml"):
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML would take the last."""
+    """Refuses a key that stands twice (YAML would take the last), one that would break a line of ours, and every alias.
+
+    A few lines of aliases of aliases are a billion words once they are written out.
+    """
+
+    def compose_node(self, parent, index):
+        """The next node, which is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"found an alias, line {self.peek_event().start_mark.line + 1}; wanted every value written out")
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node, deep=False):
+        """The value of a node, which is what its tag says."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # PyYAML lets all of them out
+            found = f"found {reprlib.repr(node.value)}, line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(f"{found}; wanted {node.tag.split(':')[-1]} ({error})") from None
 
     def construct_mapping(self, node, deep=False):
         """The mapping of a node, each key once."""
-        keys = [self.construct_object(key) for key, _ in node.value]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise yaml.YAMLError(f"found {', '.join(map(str, twice))} twice, line {node.start_mark.line + 1}; wanted each key once")
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        place = f"line {node.start_mark.line + 1}; wanted"
+        if len(found) < len(node.value):
+            keys = Counter(self.construct_object(key) for key, _ in node.value)
+            raise yaml.YAMLError(f"found {', '.join(str(key) for key in keys if keys[key] > 1)} twice, {place} each key once")
+        if odd := [key for key in found if isinstance(key, str) and not key.isprintable()]:
+            raise yaml.YAMLError(f"found the key {odd[0]!r}, {place} words")
+        return found
 
 
 def _place(section, value, fault):
@@ -101,10 +133,19 @@ def _is_number(word):
 
 
 def run(main):
-    """Call a stage's `main` with the paths of its command line; an error of the user's becomes one line and exit status 1."""
+    """Call a stage's `main` with the paths of its command line; an error of the user's becomes one line and exit status 1.
+
+    The `main` that is called is the importable module's, not that of `__main__`, so that a job elsewhere finds its functions by name.
+    """
+    module = sys.modules["__main__"].__spec__ if main.__module__ == "__main__" else None
+    if module:
+        main = importlib.import_module(module.name).main
     try:
         main(*sys.argv[1:])
     except (ValueError, OSError, ArithmeticError) as error:
-        sys.exit("\n".join(f"error: {line}" for line in (str(error) or type(error).__name__).splitlines()))
+        words = str(error) or type(error).__name__
+        if os.strerror(errno.ENOSPC) in words:  # safetensors' errors have it in their words alone
+            words += "; make space, and the same command goes on from what was finished"
+        sys.exit("\n".join(f"error: {line}" for line in words.splitlines()))
     except KeyboardInterrupt:
         sys.exit("interrupted; what was finished is kept, and the same command goes on from there")

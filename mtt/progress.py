@@ -5,6 +5,11 @@ import sys
 from tqdm import tqdm
 
 
+def say(text):
+    """Print on stderr, above the bars."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def bar(total, label, unit, done=0, shown=True):
     """A tqdm bar over `total` `unit`s, `done` of which were finished before."""
     quiet = not sys.stderr.isatty()

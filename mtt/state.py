@@ -4,13 +4,16 @@ The numbers drawn in an iteration are made from its number, so no generator stan
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
-from mtt import tensorfile
+from mtt import foreign, tensorfile
 from mtt.workers import made_with
 
 TENSORS = ("x", "y", "alpha", "velocity_x", "velocity_alpha", "best_x", "best_alpha")
+LARGEST = 100_000_000  # bytes of a header, safetensors' own bound: the history of a million iterations
 
 
 @dataclass
@@ -63,15 +66,36 @@ class State:
         tensorfile.save(path, tensors, {"kind": "checkpoint", "made_with": made_with(self.how), **numbers})
 
 
+class Checkpoint(foreign.Schema):
+    """The header of a checkpoint."""
+
+    iteration: Annotated[int, Field(ge=0)]
+    curve: foreign.several(foreign.several(float))
+    scores: foreign.several(foreign.several(float, min_length=2, max_length=2))
+    made_with: dict
+
+
 def resume(folder, iterations, device, how=None):
-    """The State of the newest checkpoint in `folder` not past `iterations`, or None; and a warning, empty where nothing is to be said."""
-    found = [(tensorfile.read_header(path, "checkpoint")[0]["iteration"], path) for path in folder.glob("*.safetensors")]
+    """The State of the newest checkpoint in `folder` not past `iterations`, or None; and a warning, empty where nothing is to be said.
+
+    Raises ValueError, naming the file, for a checkpoint that is none.
+    """
+    found = [(_header(path)["iteration"], path) for path in folder.glob("*.safetensors")]
     found = [(iteration, path) for iteration, path in found if iteration <= iterations]
     if not found:
         return None, ""
-    tensors, header = tensorfile.load(max(found)[1], "checkpoint")
+    path = max(found)[1]
+    tensors, header = tensorfile.load(path, "checkpoint", LARGEST)
+    if tensors.keys() != {*TENSORS}:
+        raise ValueError(f"{path}: found tensors {sorted(tensors)}; wanted {sorted(TENSORS)}")
     numbers = {name: header[name] for name in ("iteration", "curve", "scores")}
     state = State(**{name: tensor.to(device) for name, tensor in tensors.items()}, **numbers, how=how or {})
     if header["made_with"] == made_with(state.how):
         return state, ""
     return state, f"; warning: it was made with {header['made_with']}, now {made_with(state.how)}: the result may differ in its last bits"
+
+
+def _header(path):
+    header, _ = tensorfile.read_header(path, "checkpoint", LARGEST)
+    foreign.held(path, Checkpoint, header)
+    return header

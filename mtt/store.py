@@ -3,6 +3,7 @@
 DVC removes a stage's outs before it runs the stage, and keeps nothing of a stage that was killed. So experts and
 checkpoints are put here first, whole or not at all, and are linked from here into the stage's outs.
 It lies in $MTT_WORK, by default `.work` of the repository, also where DVC runs in a copy of it (--temp, --queue).
+Each entry says in ABOUT what it was made of, in the words of a lock file, so that mtt.prune can tell whether one needs it.
 """
 
 import fcntl
@@ -11,39 +12,57 @@ import json
 import os
 import shutil
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from mtt.files import write
+
+ABOUT = "about.json"
+
 # Modules of the project that are not in `deps:` and not in a key, each with a test of why: they cannot change a result, or
 # (compiling, ranks) only its rounding, as the number of threads does.
-MACHINERY = {"mtt", "stages", "mtt.params", "mtt.store", "mtt.workers", "mtt.progress", "mtt.compiling", "mtt.ranks", "stages.check"}
+MACHINERY = {"mtt", "stages", "stages.check"} | {
+    f"mtt.{name}" for name in ("params", "store", "workers", "progress", "files", "compiling", "ranks", "cluster", "slurm", "job")
+}
 
 
-def folder(name, files, settings):
-    """The store's folder for work determined by the bytes of `files`, by `settings` and by the code now loaded."""
-    root = os.environ.get("MTT_WORK") or Path(os.environ.get("DVC_ROOT", "."), ".work")
-    parts = [name, settings, {str(i): sha256(path) for i, path in enumerate(files)}, code()]
+def root():
+    """Where the store lies."""
+    return Path(os.environ.get("MTT_WORK") or Path(os.environ.get("DVC_ROOT", "."), ".work"))
+
+
+def folder(stage, files, settings):
+    """The store's folder for work determined by the bytes of `files`, by `settings` {section: values} and by the code now loaded."""
+    parts = [stage, settings, {str(i): digest(path) for i, path in enumerate(files)}, {name: digest(file) for name, file in code().items()}]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
-    path = Path(root, name, key)
-    path.mkdir(parents=True, exist_ok=True)
+    path = root() / stage / key
+    used = {str(file): file for file in files} | {f"{name.replace('.', '/')}.py": file for name, file in code().items()}
+    about = {"stage": stage, "params": settings, "md5": {name: digest(file, "md5") for name, file in used.items()}}
+    write(path / ABOUT, json.dumps(about, indent=1) + "\n")
     return path
 
 
 def code():
-    """{module: sha256} of the project's loaded modules that decide bytes: the import closure of the running stage."""
+    """{module: file} of the project's loaded modules that decide bytes: the import closure of the running stage."""
     found = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         name = module.__spec__.name if name == "__main__" and getattr(module, "__spec__", None) else name
         if file and name.split(".")[0] in ("mtt", "stages") and name not in MACHINERY:
-            found[name] = sha256(file)
+            found[name] = file
     return found
 
 
-def sha256(path):
-    """Hex digest of a file."""
+def digest(path, kind="sha256"):
+    """Hex digest of a file; md5 is what lock files name."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def due(saved):
+    """Whether a checkpoint is to be written, the last one being of time.monotonic() = `saved`: every $MTT_SAVE_EVERY seconds."""
+    return time.monotonic() - saved > float(os.environ.get("MTT_SAVE_EVERY") or 20)
 
 
 @contextmanager
@@ -55,6 +74,8 @@ def held(path):
         except BlockingIOError:
             print("another run is at the same work; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in Path(path).glob("*.tmp"):  # of a run that was killed while it wrote
+            left.unlink()
         yield path
 
 

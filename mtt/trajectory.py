@@ -3,11 +3,15 @@
 Stored in float32, or rounded to bfloat16 or float16 (2 bytes instead of 4); read as float32.
 """
 
+import math
+import reprlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, Strict
 
-from mtt import tensorfile
+from mtt import foreign, tensorfile
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -59,19 +63,38 @@ class Trajectory:
         return rows if isinstance(index, slice) else rows[0]
 
 
+class About(foreign.Schema):
+    """What a trajectory's header and a buffer's index say of experts, where they say it."""
+
+    layout: foreign.several(Annotated[tuple[foreign.Word, foreign.Shape], Strict(False)], min_length=1)
+    network: dict = None
+    augmentation: dict = None
+    set: foreign.Word = None
+    classes: foreign.several(str, min_length=1) = None
+    shape: foreign.several(Annotated[int, Field(ge=1, le=1 << 16)], min_length=3, max_length=3) = None  # of an image
+    mean: foreign.several(float) = None
+    std: foreign.several(Annotated[float, Field(gt=0)]) = None
+    accuracy: foreign.several(Annotated[float, Field(ge=0, le=1)] | None) = None  # of each snapshot; null: not known
+
+
 def load(path):
     """The Trajectory in `path`. Raises ValueError, naming the path, for a file of another layout."""
     header, places = tensorfile.read_header(path, "trajectory")
     if "theta" not in places:
-        raise ValueError(f"{path}: found tensors {list(places)}; wanted theta")
-    try:
-        wanted = sum(torch.Size(shape).numel() for _, shape in header["layout"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: found no layout in its header; wanted [[name, shape], ...]") from None
-    shape = places["theta"][1]
-    if len(shape) != 2 or shape[1] != wanted:
+        raise ValueError(f"{path}: found tensors {reprlib.repr(list(places))}; wanted theta")
+    about, shape = foreign.held(path, About, header), places["theta"][1]
+    wanted = sum(math.prod(size) for _, size in about.layout)
+    if len(shape) != 2 or shape[1] != wanted or not shape[0]:
         raise ValueError(f"{path}: found theta of shape {shape}; wanted (snapshots, {wanted}), as its header says")
+    if about.accuracy and len(about.accuracy) != shape[0]:
+        raise ValueError(f"{path}: found {len(about.accuracy)} accuracies; wanted one for each of {shape[0]} snapshots")
     found = Trajectory(str(path), header, places["theta"])
     if found.dtype not in DTYPES:
         raise ValueError(f"{path}: found theta of {found.dtype}; wanted {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     return found
+
+
+if __name__ == "__main__":  # no stage comes here, so what it imports is in no stage's deps
+    from mtt import importing, params
+
+    params.run(importing.trajectories)

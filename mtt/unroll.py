@@ -82,9 +82,11 @@ def match(step, theta, target, x, y, alpha, steps):
     """
     x, alpha = x.detach(), alpha.detach()
     # Copied: theta is a row of a buffer, a view, which compiled forward mode does not take.
-    thetas = [theta.clone()]
+    # Summed up in float64: rounded in each step, float32 parameters lose more than their gradient is off, and add that up.
+    thetas, exact = [theta.clone()], theta.double()
     for b, augment in steps:
-        thetas.append(thetas[-1] - alpha * step.gradient(thetas[-1], augment(x[b]), y[b]))
+        exact = exact - alpha * step.gradient(thetas[-1], augment(x[b]), y[b])
+        thetas.append(exact.to(theta.dtype))
 
     value, lam = distance(thetas[-1], theta, target)
     dx, dalpha = torch.zeros_like(x), torch.zeros_like(alpha)

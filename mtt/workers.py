@@ -1,6 +1,7 @@
 """Work side by side in processes of one thread each: the bytes are the same whatever their number.
 
 $MTT_WORKERS says how many; by default one for each core, or for each GPU where there is one.
+With $MTT_EXECUTOR = slurm they are not processes of this machine but jobs of a cluster (mtt/cluster.py).
 A process ends when its parent is gone, so that nothing trains on after DVC or its terminal was killed.
 """
 
@@ -32,9 +33,18 @@ def device():
     return torch.device("cuda", number % torch.cuda.device_count())
 
 
+def on_slurm():
+    """Whether workers are jobs of Slurm. Raises ValueError where $MTT_EXECUTOR is something else again."""
+    found = os.environ.get("MTT_EXECUTOR") or ""
+    if found not in ("", "slurm"):
+        raise ValueError(f"MTT_EXECUTOR: found {found}; wanted slurm, or nothing (processes of this machine)")
+    return found == "slurm"
+
+
 def count():
-    """How many workers run side by side."""
-    return int(os.environ.get("MTT_WORKERS") or torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+    """How many workers run side by side. Jobs of Slurm may be any number; where none is asked for, groups are not made smaller for it."""
+    number = 1 if on_slurm() else torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    return int(os.environ.get("MTT_WORKERS") or number)
 
 
 def made_with(how):
@@ -54,9 +64,8 @@ def groups(tasks):
     return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
 
 
-def end_with_parent(seconds=0.5):
-    """End this process soon after its parent is gone."""
-    parent = os.getppid()
+def end_with_parent(parent, seconds=0.5):
+    """End this process soon after the process `parent` that started it is gone, or at once where it is gone already."""
 
     def watch():
         while os.getppid() == parent:
@@ -86,18 +95,26 @@ def keep_memory():
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB
 
 
-@contextmanager
 def pool(most):
-    """Gives `each(functions, tasks, label, steps)` -> {task: result}, for at most `most` tasks at a time.
+    """A context that gives `each(functions, tasks, label, steps)` -> {task: result}, for at most `most` tasks at a time.
 
     A task is done in turns, one for each of `functions`: function(task, result of the turn before or None, tick) -> result,
     each in whichever process is free, so that 5 tasks in 2 turns keep 2 processes busy to the end. All first turns come first.
     The tasks of one call run under one bar of `steps` steps a task; `tick(loss=None, n=1)` moves it.
     An error in one task ends all; what others had finished is theirs to keep.
     """
+    if not on_slurm():
+        return _processes(most)
+    from mtt import cluster  # here: it loads submitit, and it is made of this module
+
+    return cluster.pool(most)
+
+
+@contextmanager
+def _processes(most):
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    executor = ProcessPoolExecutor(max(1, min(count(), most)), context, _start, (queue,))
+    executor = ProcessPoolExecutor(max(1, min(count(), most)), context, _start, (queue, os.getpid()))
     try:
         yield partial(_each, executor, queue)
     except BrokenProcessPool:
@@ -115,28 +132,33 @@ def _each(executor, queue, functions, tasks, label, steps):
         reader = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
         reader.start()
         try:
-            running = {executor.submit(_call, functions[0], task, None): (task, 0) for task in tasks}
+            running = {executor.submit(call, functions[0], task, None): (task, 0) for task in tasks}
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task, turn = running.pop(future)
                     results[task] = future.result()
                     if turn + 1 < len(functions):
-                        running[executor.submit(_call, functions[turn + 1], task, results[task])] = (task, turn + 1)
+                        running[executor.submit(call, functions[turn + 1], task, results[task])] = (task, turn + 1)
         finally:
             queue.put(None)
             reader.join()
     return {task: results[task] for task in tasks}
 
 
-def _start(queue):
+def _start(queue, parent):
+    begin(queue)
+    end_with_parent(parent)
+
+
+def begin(queue):
+    """Make this process a worker, of one thread, whose ticks (steps, loss or None) go to `queue`."""
     global _ticks
     _ticks = queue
     torch.set_num_threads(1)
     keep_memory()
-    end_with_parent()
 
 
-def _call(function, task, before):
+def call(function, task, before):
     """One turn of a task; its ticks are gathered, a few a second, so that the queue costs nothing."""
     pending, sent = 0, time.monotonic()
 

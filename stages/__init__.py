@@ -1,1 +1,5 @@
 """One thin script per stage of dvc.yaml, run as `python -m stages.NAME PATHS...`."""
+
+import os
+
+PARENT = os.getppid()  # who started the stage; noted here, before seconds of imports in which it may be killed

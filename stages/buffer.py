@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from mtt import store, trajectory
+from mtt.files import write
 from mtt.params import Augmentation, Network, Section, read, run
 
 
@@ -38,9 +39,8 @@ def main(experts, out, plot):
     if p.dtype != "float32":  # which stands in no index: buffers that were made before there was another keep their bytes
         common["dtype"] = p.dtype
     files = [keep(expert, out / Path(expert.path).name, common["snapshots"], p.dtype) for expert in found]
-    (out / "index.json").write_text(json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
-    Path(plot).parent.mkdir(parents=True, exist_ok=True)
-    epochs(found, p.segment).to_csv(plot, index=False, float_format="%.6g")
+    write(out / "index.json", json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
+    write(plot, epochs(found, p.segment).to_csv(index=False, float_format="%.6g"))
     print(f"{out}: {len(files)} experts, {common['snapshots']} snapshots each, {p.dtype}, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
 
 
@@ -68,7 +68,7 @@ def keep(expert, path, snapshots, dtype):
         header = {key: value for key, value in expert.header.items() if key != "kind"}
         theta = rounded(expert, snapshots, getattr(torch, dtype))
         trajectory.save(path, list(theta), {**header, "accuracy": header["accuracy"][:snapshots]})
-    return {"file": path.name, "sha256": store.sha256(path), "bytes": path.stat().st_size}
+    return {"file": path.name, "sha256": store.digest(path), "bytes": path.stat().st_size}
 
 
 def rounded(expert, snapshots, dtype):

@@ -16,6 +16,7 @@ from pydantic import Field
 from mtt import compiling, dsa, imageset, pictures, ranks, store, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
+from mtt.files import write
 from mtt.functional import as_function, learner, set_parameters
 from mtt.imageset import ImageSet
 from mtt.params import Augmentation, Network, Section, read, run
@@ -25,6 +26,7 @@ from mtt.state import TENSORS, State, resume
 from mtt.training import accuracy, fit, halves, initialise
 from mtt.unroll import Step, batches, match
 from mtt.workers import device, end_with_parent, groups, keep_memory, set_threads
+from stages import PARENT
 
 
 class Validate(Section):
@@ -60,16 +62,19 @@ class Distill(Section):
 def main(buffer, train, validation, out, last, curves, scores, metrics, picture):
     """Learn images and step size; write the best set on validation to `out`, the `last` one, curves, metrics and a picture."""
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("distill", Distill)
-    end_with_parent()
+    end_with_parent(PARENT)
     keep_memory()
     experts, size = Buffer(buffer), ranks.count(p.segments)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
     experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
+    with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
+        experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
     used = [train] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
     for path in used:
         experts.check_set(path, imageset.load(path).about())
-    settings = [network.model_dump(), families, p.model_dump(exclude={"iterations"})]
+    settings = {"network": network.model_dump(), "augmentation": {"families": families}}
+    settings["distill"] = p.model_dump(by_alias=True, exclude={"iterations"})
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
     net = convnet(network, experts.index)
     how = {"compiled": repays(p, net, experts.index), "ranks": size}
@@ -128,7 +133,7 @@ def learn(state, p, experts, net, families, score, folder, shown=True):
                 state.curve.append([iteration + 1, expert, start, value, float(state.alpha), int(clamped)])
             if score and state.iteration % p.scoring.every == 0:
                 state.score(score(state.x, state.y, float(state.alpha), state.iteration))
-            if time.monotonic() - saved > 20:
+            if store.due(saved):
                 state.save(folder / "rolling.safetensors")
                 saved = time.monotonic()
             best = f", validation {state.scores[-1][1]:.3f}" if state.scores else ""
@@ -197,11 +202,10 @@ def finish(state, p, index, out, last, curves, scores, metrics, picture):
     chosen = ImageSet(state.best_x.cpu(), learning_rate=float(state.best_alpha), **about) if state.scores else final
     chosen.save(out)
     final.save(last)
-    for path in (curves, scores, metrics, picture):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
     curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped"])
-    curve.to_csv(curves, index=False, float_format="%.6g")
-    pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"]).to_csv(scores, index=False, float_format="%.6g")
+    scored = pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"])
+    write(curves, curve.to_csv(index=False, float_format="%.6g"))
+    write(scores, scored.to_csv(index=False, float_format="%.6g"))
     recent = curve.tail(math.ceil(len(curve) / 10))
     numbers = {
         "loss": recent.loss.mean(),
@@ -212,7 +216,7 @@ def finish(state, p, index, out, last, curves, scores, metrics, picture):
     if state.scores:
         best, accuracy = max(state.scores, key=lambda row: row[1])
         numbers |= {"validation_accuracy": accuracy, "best_iteration": best}
-    Path(metrics).write_text(json.dumps(numbers, indent=1) + "\n")
+    write(metrics, json.dumps(numbers, indent=1) + "\n")
     pictures.save_grid(picture, chosen.pixels(), len(index["classes"]))
 
 

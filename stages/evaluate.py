@@ -3,7 +3,6 @@
 import json
 import statistics
 from functools import cache, partial
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -12,10 +11,12 @@ from pydantic import Field
 from mtt import compiling, dsa, imageset, trajectory, workers
 from mtt.architectures import VGG11, AlexNet, ResNet18
 from mtt.convnet import ConvNet
+from mtt.files import write
 from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
 from mtt.training import accuracy, fit, halves, initialise
+from stages import PARENT
 
 
 class Evaluate(Section):
@@ -36,7 +37,7 @@ ARCHITECTURES = {"ConvNet": ConvNet, "AlexNet": AlexNet, "VGG11": VGG11, "ResNet
 def main(method, architecture, section, images, validation, test, out):
     """Score the set in `images`, by the protocol of params.yaml's `section`, and write the figures to `out`."""
     network, augmentation, p = read("network", Network), read("augmentation", Augmentation), read(section, Evaluate)
-    workers.end_with_parent()
+    workers.end_with_parent(PARENT)
     small, held_out = imageset.load(images), imageset.load(test)
     if architecture not in ARCHITECTURES or architecture not in p.epochs:
         raise ValueError(f"params.yaml: {section}.epochs: found {architecture}; wanted one of {', '.join(ARCHITECTURES)}, with its epochs")
@@ -61,8 +62,7 @@ def main(method, architecture, section, images, validation, test, out):
         "method": method, "architecture": architecture, "images": len(small.images), **scores[learned or best],
         "learned": learned is not None, "best_rate": scores[best], "validation": {f"{rate:g}": score for rate, score in candidates.items()},
     }  # fmt: skip
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(json.dumps(result, indent=1) + "\n")
+    write(out, json.dumps(result, indent=1) + "\n")
     print(f"{label}: {result['mean']:.3f} +- {result['std']:.3f} (n = {result['n']}, learning rate {result['learning_rate']:.4g})")
 
 

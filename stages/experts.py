@@ -16,6 +16,7 @@ from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
 from mtt.training import accuracy, epoch, initialise
 from mtt.workers import made_with
+from stages import PARENT
 
 
 class Experts(Section):
@@ -31,8 +32,8 @@ class Experts(Section):
 def main(train, validation, out):
     """Train what the store lacks of the experts, in parallel, and link them all into the folder `out`."""
     network, augmentation, p = read("network", Network), read("augmentation", Augmentation), read("experts", Experts)
-    workers.end_with_parent()
-    settings = [network.model_dump(), augmentation.model_dump(), p.model_dump(exclude={"count"})]
+    workers.end_with_parent(PARENT)
+    settings = {"network": network.model_dump(), "augmentation": augmentation.model_dump(), "experts": p.model_dump(exclude={"count"})}
     folder = store.folder("experts", [train, validation], settings)
     with store.held(folder):
         missing = [index for index in range(p.count) if not whole(folder / name(index), p.epochs)]
@@ -115,6 +116,9 @@ class Way:
 def train_experts(train, validation, folder, network, augmentation, p, compiled, indices, _, tick):
     """Train the experts `indices` as one and put their trajectories into `folder`; from where a killed run left them, if it did."""
     torch.set_num_threads(1)
+    indices = [index for index in indices if not whole(folder / name(index), p.epochs)]  # those of a job that is submitted again
+    if not indices:
+        return
     device, data, held_out = workers.device(), imageset.load(train), imageset.load(validation)
     x, y, x_val, y_val = [part.to(device) for part in (data.normalised(), data.labels, held_out.normalised(), held_out.labels)]
     net, gradient = prepared(tuple(data.images.shape[1:]), len(data.classes), network, compiled, len(indices))
@@ -134,7 +138,7 @@ def train_experts(train, validation, folder, network, augmentation, p, compiled,
         epoch(gradient, theta, optimizer, x, y, p.batch, partial(dsa.augment, families=augmentation.families), draws, tick)
         for way, parameters in zip(ways, theta.detach().to("cpu", copy=True), strict=True):
             way.follow(number + 1, parameters, score)
-        if time.monotonic() - saved > 20:
+        if store.due(saved):
             for way in ways:
                 way.save(way.part, {**header, "made_with": made_with(how)})
             saved = time.monotonic()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mtt.files import write
 from mtt.params import read, run
 
 COLUMNS = ["method", "architecture", "mean", "std", "n"]
@@ -16,10 +17,9 @@ def main(scores, table, plot):
     cells += [("whole", architecture) for architecture in read("whole_architectures", list[str])]
     found = [row for cell in cells for row in rows(json.loads(Path(scores, "{}-{}.json".format(*cell)).read_text()))]
     found = pd.DataFrame(found, columns=COLUMNS)
-    Path(table).parent.mkdir(parents=True, exist_ok=True)
-    found.to_csv(table, index=False, float_format="%.6g")
+    write(table, found.to_csv(index=False, float_format="%.6g"))
     bars = found.assign(bar=found.architecture + " " + found.method)[["bar", "mean"]]
-    bars.to_csv(plot, index=False, float_format="%.6g")
+    write(plot, bars.to_csv(index=False, float_format="%.6g"))
     print("\nAccuracy on the test set, mean +- std over n networks\n")
     print(pivot(found).to_string(), end="\n\n")
 

@@ -432,3 +432,27 @@ def test_trajectories_that_do_not_belong_together_are_refused(run):
     stranger.write_bytes(stranger.read_bytes()[:1000])
     with pytest.raises(ValueError, match="0001.safetensors: found no whole safetensors file"):
         run("buffer")
+
+
+def test_a_buffer_that_says_one_network_and_holds_another_is_refused_before_a_network_is_made(ready):
+    """Its index agrees with params.yaml, and its images' size with nothing: a network for them would take terabytes."""
+    path = ready.folder / "data/buffer/index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "shape": [1, 60000, 60000]}))
+    ready.set(distill={"start": "noise", "validate": {"every": 0}})
+    with pytest.raises(ValueError, match="data/buffer: found experts whose parameters are not those of its network, images and classes"):
+        ready("distill")
+
+
+def test_experts_of_unknown_accuracy_make_a_buffer_too(ready):
+    """As imported ones are, where nobody scored them."""
+    for path in sorted(ready.folder.glob("data/experts/*")):
+        expert = trajectory.load(path)
+        rows, header = list(expert[:]), {key: value for key, value in expert.header.items() if key != "kind"}
+        path.unlink()
+        trajectory.save(path, rows, {**header, "accuracy": [None] * len(rows)})
+    ready.set(buffer={"snapshots": 3})
+    ready("buffer")
+    found = pd.read_csv("results/buffer/experts.csv")
+    assert found.accuracy.isna().all()
+    assert len(Buffer("data/buffer").experts) == 2

@@ -80,7 +80,9 @@ def test_a_killed_worker_is_named_in_one_line():
 
 def test_a_process_ends_soon_after_its_parent_is_gone():
     """A grandchild that watches its parent is gone within seconds of a kill -9 of the parent."""
-    watching = "from mtt.workers import end_with_parent; import time; end_with_parent(0.1); print('on', flush=True); time.sleep(60)"
+    watching = (
+        "import os, time; from mtt import workers; workers.end_with_parent(os.getppid(), 0.1); print('on', flush=True); time.sleep(9)"
+    )
     starting = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {watching!r}]); print(p.pid, flush=True); p.wait()"
     parent = subprocess.Popen([sys.executable, "-c", starting], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
@@ -91,3 +93,9 @@ def test_a_process_ends_soon_after_its_parent_is_gone():
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < gone, "the child is still there"
         time.sleep(0.1)
+
+
+def test_a_process_whose_parent_was_gone_before_it_looked_ends_too():
+    """As where dvc or a stage is killed while its child still imports torch: the child is somebody else's by then."""
+    watching = "from mtt.workers import end_with_parent; import time; end_with_parent(2**22 + 1, 0.1); time.sleep(60)"
+    assert subprocess.run([sys.executable, "-c", watching], timeout=30).returncode == 1

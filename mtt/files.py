@@ -1,0 +1,24 @@
+"""Files that are there whole or not at all, whatever ends the writing: an error, a full disk, a kill."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path):
+    """Gives a path beside `path` to write to; what is there in the end takes the place of `path`. Makes the folders."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(path, text):
+    """Write a text."""
+    with whole(path) as beside:
+        beside.write_text(text)
