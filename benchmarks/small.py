@@ -117,11 +117,12 @@ def markdown(records):
         *(f"{name}: {what}" for name in SETS for what in ("bytes", "error", "loss", "test %")),
     ]
     lines = [head, ["---"] * len(head)]
+    of = {name: [record for record in records if record["set"] == name] for name in SETS}
     for number, (dtype, snapshots) in enumerate(BUFFERS):
-        each = [[record for record in records if record["set"] == name][number] for name in SETS]
         cells = [f"{dtype}, {'all snapshots' if snapshots == 'all' else 'T+ + M snapshots'}", size_of(cifar10(dtype, snapshots))]
-        cut = [[record for record in records if record["set"] == name][1] for name in SETS]
-        lines.append(cells + [cell for record, exact in zip(each, cut, strict=True) for cell in row(record, exact)])
+        for found in of.values():
+            cells += row(found[number], found[1]) if found else ["not measured"] * 4
+        lines.append(cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -149,8 +150,7 @@ def main(folder, *names):
         found[name] = measure(folder, name)
     records = [record for name in SETS for record in found[name]]
     path.write_text("[\n" + ",\n".join(" " + json.dumps(record) for record in records) + "\n]\n")
-    if all(found.values()):
-        print(markdown(records))
+    print(markdown(records), end="")
 
 
 if __name__ == "__main__":
