@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check bench growth recipe prune publish
+.PHONY: help repro test check bench growth recipe prune push pull publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -28,6 +28,12 @@ recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes
 
 prune: .venv/runtime  ## remove what .work keeps and no lock file of any branch needs; DRY=1: only list it
 	python -m mtt.prune $(if $(DRY),--dry)
+
+push: .venv/runtime  ## send what dvc.lock names to your remote, or to REMOTE=name, and look that all of it is there: docs/remotes.md
+	python -m remotes push $(REMOTE)
+
+pull: .venv/runtime  ## bring it from there, and name what did not come whole
+	python -m remotes pull $(REMOTE)
 
 publish: .venv/runtime  ## for maintainers: bring published/ to exactly what dvc.lock names
 	rm -rf published/files && dvc push --remote published

@@ -111,18 +111,18 @@ def error(exact, opened, runs):
 
 def markdown(records):
     """The table of RESULTS.md; the bytes of the first column are computed, the others measured."""
+    names = list(dict.fromkeys(record["set"] for record in records))
     head = [
         "buffer",
         "CIFAR-10, 100 experts: bytes",
-        *(f"{name}: {what}" for name in SETS for what in ("bytes", "error", "loss", "test %")),
+        *(f"{name}: {what}" for name in names for what in ("bytes", "error", "loss", "test %")),
     ]
     lines = [head, ["---"] * len(head)]
-    of = {name: [record for record in records if record["set"] == name] for name in SETS}
     for number, (dtype, snapshots) in enumerate(BUFFERS):
+        each = [[record for record in records if record["set"] == name][number] for name in names]
         cells = [f"{dtype}, {'all snapshots' if snapshots == 'all' else 'T+ + M snapshots'}", size_of(cifar10(dtype, snapshots))]
-        for found in of.values():
-            cells += row(found[number], found[1]) if found else ["not measured"] * 4
-        lines.append(cells)
+        cut = [[record for record in records if record["set"] == name][1] for name in names]
+        lines.append(cells + [cell for record, exact in zip(each, cut, strict=True) for cell in row(record, exact)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -150,7 +150,7 @@ def main(folder, *names):
         found[name] = measure(folder, name)
     records = [record for name in SETS for record in found[name]]
     path.write_text("[\n" + ",\n".join(" " + json.dumps(record) for record in records) + "\n]\n")
-    print(markdown(records), end="")
+    print(markdown(records))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def images(*words):
         raise ValueError(f"{p.images}: found images {list(x.shape[1:])}; wanted those of {p.like}")
     if p.learning_rate is not None and not 0 < p.learning_rate < float("inf"):
         raise ValueError(f"{HERE}: found --learning-rate {p.learning_rate}; wanted more than 0")
-    provenance = {"imported": {"images": store.digest(p.images), "labels": store.sha256(p.labels)}}
+    provenance = {"imported": {"images": store.digest(p.images), "labels": store.digest(p.labels)}}
     found = ImageSet(x, y, **about, learning_rate=p.learning_rate, provenance=provenance)
     imageset.check(f"{p.images}, {p.labels}", found)
     found.save(p.to)

@@ -407,6 +407,7 @@ def full(opening, closing="", size=1 << 20):
 
 LETTERS = zip("abcdefgh", "bcdefghi", strict=True)
 BILLION = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in LETTERS)
+NESTED = b"&a [x], " + b"".join(b"&%c [%s], " % (b, b",".join([b"*%c" % a] * 9)) for a, b in zip(b"abcdefgh", b"bcdefghi", strict=True))
 LISTS = '{"kind":"%s","classes":[%s],"layout":[%s],"mean":[%s]}'
 TRAPS = {
     "a header longer than any memory": ("trajectory", lambda good: (1 << 62).to_bytes(8, "little") + good[8:]),
@@ -455,6 +456,7 @@ TRAPS = {
     "a mean that is true": ("set", lambda good: header(good, mean=[True])),
     "a deviation of zero": ("set", lambda good: header(good, std=[0.0])),
     "classes that are a word": ("set", lambda good: header(good, classes="ab")),
+    "classes that are null": ("set", lambda good: header(good, classes=None)),
     "classes that are numbers": ("set", lambda good: header(good, classes=[1, 2])),
     "a step size below zero": ("set", lambda good: header(good, learning_rate=-0.01)),
     "a name that breaks the line": ("set", lambda good: header(good, name="toy\nerror: all is lost")),
@@ -488,8 +490,7 @@ TRAPS = {
     "a checkpoint without its momentum": ("checkpoint", lambda good: tensors(
         good, lambda entries: text_of(entries).replace("velocity_x", "velocity_y"))),
     "a billion words by aliases": ("params", lambda good: BILLION.encode() + good),
-    "a billion words where they are read": ("params", lambda good: good.replace(b"families: [", (
-        b"families: [" + b"&b [" + b",".join([b"&a [x,x,x,x,x,x,x,x,x]"] + [b"*a"] * 8) + b"], *b, *b, *b, "))),
+    "a billion words where they are read": ("params", lambda good: good.replace(b"families: [", b"families: [" + NESTED)),
     "a value within itself": ("params", lambda good: good.replace(b"families: [", b"families: &a [*a, ")),
     "brackets in YAML": ("params", lambda good: b"a: " + b"[" * 20000),
     "dashes in YAML": ("params", lambda good: b"- " * 15000),

@@ -1,0 +1,1 @@
+"""`make push` and `make pull`."""
