@@ -122,7 +122,7 @@ class Lab:
         self.author.git("commit", "--quiet", "--all", "--message", "Add a remote")
         self.author.git("push", "--quiet", "origin", "HEAD:main")
         self.author.git("--git-dir", self.origin, "symbolic-ref", "HEAD", "refs/heads/main")
-        self.author.make("push", f"REMOTE={self.writer}")
+        self.author.dvc("push", "--remote", self.writer)
         self.sent = self.objects()
 
     def clone(self, name="reader"):

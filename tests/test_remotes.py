@@ -94,15 +94,25 @@ def test_another_repository_gets_and_imports_a_buffer(lab):
 
 
 @pytest.fixture(scope="session")
-def runner():
-    """A function that gives a copy of a Lab's author who has run a stage with another seed, and committed nothing."""
+def rerun(project):
+    """The project after a stage was run with another seed, and nothing committed."""
+    clone = project.copy("rerun")
+    clone.reseed()
+    clone.dvc("repro", "--single-item", "baseline@random")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def runner(rerun):
+    """A function that gives the author of a Lab who has run that stage."""
     made = {}
 
     def run(lab):
         if lab not in made:
             made[lab] = lab.author.copy("runner")
-            made[lab].reseed()
-            made[lab].dvc("repro", "--single-item", "baseline@random")
+            for name in ("params.yaml", "dvc.lock", "data", ".dvc/cache"):
+                made[lab].run("rm", "-rf", name)
+                made[lab].run("cp", "-a", str(rerun.folder / name), name)
         return made[lab]
 
     return run
