@@ -9,13 +9,12 @@ import fcntl
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
 from mtt import store
-from mtt.params import read_all
+from mtt.params import read_all, run
 
 
 def main(*options):
@@ -78,7 +77,4 @@ def in_use(lock):
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(main)

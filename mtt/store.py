@@ -34,10 +34,12 @@ def root():
 
 def folder(stage, files, settings):
     """The store's folder for work determined by the bytes of `files`, by `settings` {section: values} and by the code now loaded."""
-    parts = [stage, settings, {str(i): digest(path) for i, path in enumerate(files)}, {name: digest(file) for name, file in code().items()}]
+    modules = code()
+    decides = {name: digest(file) for name, file in modules.items()}
+    parts = [stage, settings, {str(i): digest(path) for i, path in enumerate(files)}, decides]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
     path = root() / stage / key
-    used = {str(file): file for file in files} | {f"{name.replace('.', '/')}.py": file for name, file in code().items()}
+    used = {str(file): file for file in files} | {f"{name.replace('.', '/')}.py": file for name, file in modules.items()}
     about = {"stage": stage, "params": settings, "md5": {name: digest(file, "md5") for name, file in used.items()}}
     write(path / ABOUT, json.dumps(about, indent=1) + "\n")
     return path

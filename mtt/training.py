@@ -7,8 +7,10 @@ from torch import nn
 
 
 def initialise(network, generator):
-    """`network` with PyTorch's default initialisation, drawn from `generator` and not from the global one."""
+    """`network` with PyTorch's default initialisation, whatever it was before; drawn from `generator` and not from the global one."""
     for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.reset_parameters()  # ones and zeros: nothing is drawn
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
             if module.bias is not None:

@@ -67,10 +67,13 @@ def test_the_initialisation_has_the_published_bound_and_spread():
 
 
 def test_the_initialisation_is_determined_by_its_generator_alone():
+    """Not by the global one, and not by what the network was: every parameter is written, the norms' too."""
     network, before = ConvNet(1, 8, 4, width=4, depth=1), torch.get_rng_state()
     first, again, other = [vector(training.initialise(network, generator(seed))) for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
+    trained = set_parameters(network, torch.full_like(first, 7.0))
+    assert torch.equal(vector(training.initialise(trained, generator(1))), first)
     assert not torch.equal(first, other)
 
 
