@@ -110,7 +110,8 @@ def measure(count, snapshots=SNAPSHOTS):
         found = {name: harness.seconds(step) for name, step in steps(clone, other).items()}
         sizes = [path.stat().st_size for path in remote.rglob("*") if path.is_file()]
         about = {"experts": count, "snapshots": snapshots, "parameters": Buffer(other / "data/buffer").experts[0].shape[1]}
-        return {**about, "bytes": sum(sizes), "objects": len(sizes), "seconds": {name: round(value, 2) for name, value in found.items()}}
+        times = {name: float(f"{value:.3g}") for name, value in found.items()}
+        return {**about, "bytes": sum(sizes), "objects": len(sizes), "seconds": times}
 
 
 def markdown(records):

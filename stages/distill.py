@@ -1,4 +1,4 @@
-"""Buffer, train, validation -> the distilled set, by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)."""
+"""Buffer, first images, validation -> the distilled set, by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)."""
 
 import copy
 import json
@@ -45,6 +45,7 @@ class Distill(Section):
 
     ipc: int = Field(ge=1)  # images per class
     start: Literal["real", "noise"]  # what the pixels start from
+    images: str  # the set file that real ones are drawn from; one of `ipc` a class, such as an imported one, is gone on from
     iterations: int = Field(ge=1)
     syn_steps: int = Field(ge=1)  # N, steps of the student
     expert_epochs: int = Field(ge=1)  # M, epochs of the expert that they are matched with
@@ -59,7 +60,7 @@ class Distill(Section):
     seed: int = Field(ge=0)
 
 
-def main(buffer, train, validation, out, last, curves, scores, metrics, picture):
+def main(buffer, images, validation, out, last, curves, scores, metrics, picture):
     """Learn images and step size; write the best set on validation to `out`, the `last` one, curves, metrics and a picture."""
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("distill", Distill)
     end_with_parent(PARENT)
@@ -70,11 +71,11 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
     with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
         experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
-    used = [train] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
+    used = [images] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
     for path in used:
         experts.check_set(path, imageset.load(path).about())
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
-    settings["distill"] = p.model_dump(by_alias=True, exclude={"iterations"})
+    settings["distill"] = p.model_dump(by_alias=True, exclude={"iterations", "images"})
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
     net = convnet(network, experts.index)
     how = {"compiled": repays(p, net, experts.index), "ranks": size}
@@ -82,7 +83,7 @@ def main(buffer, train, validation, out, last, curves, scores, metrics, picture)
         state, warning = resume(Path(folder), p.iterations, device(), how)  # other ranks find nothing and get the state of rank 0
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
-        state = state or begin(p, experts.index, train, how)
+        state = state or begin(p, experts.index, images, how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         net = net.to(device())
         score = None
@@ -162,13 +163,15 @@ def run_away(iteration, segments, values, alpha, error):
     return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
 
 
-def begin(p, index, train, how):
-    """The State before the first iteration: real images from the file `train`, or noise."""
+def begin(p, index, images, how):
+    """The State before the first iteration: images of the set file `images`, or noise."""
     k, draws = len(index["classes"]), generator("distill", p.seed, "start")
     y = torch.arange(k).repeat_interleave(p.ipc)
     x = torch.randn(len(y), *index["shape"], generator=draws)
     if p.start == "real":
-        data = imageset.load(train)
+        data = imageset.load(images)
+        if data.labels.ndim > 1:
+            raise ValueError(f"{images}: found a row of probabilities for each image; wanted its class, to start from")
         x = data.normalised()[data.some(p.ipc, draws)]
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if batch > len(x):

@@ -39,8 +39,9 @@ class Run:
         """The words after `exec python -m` by which dvc.yaml calls a stage."""
         found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"]
         line = found if isinstance(found, str) else found[-1]
-        for name, value in {"${prepare.raw}": "raw", "${item.method}": method, "${item.architecture}": architecture}.items():
-            line = line.replace(name, value)
+        known = {"prepare.raw": "raw", "distill.images": self.values["distill"]["images"]}
+        for name, value in {**known, "item.method": method, "item.architecture": architecture}.items():
+            line = line.replace(f"${{{name}}}", value)
         return line.split()[3:]
 
     def __call__(self, stage, **item):

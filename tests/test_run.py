@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from mtt import imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
+from mtt.imageset import ImageSet
 from mtt.workers import made_with
 from stages import buffer
 
@@ -208,6 +209,23 @@ def test_distill_reads_no_test_image_and_with_noise_and_no_validation_no_real_im
     ready("distill")
     found = imageset.load("data/distilled/set.safetensors")
     assert torch.equal(found.images, imageset.load("data/distilled/last.safetensors").images)
+
+
+def test_distill_goes_on_from_the_images_of_a_set_file(ready):
+    """Such as an imported one: with pixels that hardly move they stay what they were. Refused with soft labels."""
+    old = imageset.load("data/prepared/train.safetensors")
+    draws = torch.Generator().manual_seed(0)
+    old = ImageSet(torch.randn(10, 1, 8, 8, generator=draws), torch.randperm(10, generator=draws), old.name, old.classes, old.mean, old.std)
+    old.save("old.safetensors")
+    ready.set(distill={"images": "old.safetensors", "lr_img": 1e-12, "validate": {"every": 0}})
+    ready("distill")
+    found = imageset.load("data/distilled/set.safetensors")
+    assert torch.equal(found.images, old.images[old.labels.argsort()])
+    assert found.labels.tolist() == list(range(10))
+    old.labels = torch.full((10, 10), 0.1)
+    old.save("old.safetensors")
+    with pytest.raises(ValueError, match="old.safetensors: found a row of probabilities for each image; wanted its class"):
+        ready("distill")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(ready):
