@@ -67,8 +67,8 @@ def test_more_images_per_class_than_there_are_is_refused_before_experts_are_trai
     with pytest.raises(ValueError, match="distill.batch_syn = 11; wanted at most the 10 images of the set"):
         check.main("data/prepared/train.safetensors")
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for stage in ("experts", "distill"):
-        assert stages[stage]["cmd"][0] == "exec python -m stages.check data/prepared/train.safetensors"
+    for stage, images in {"experts": "data/prepared/train.safetensors", "distill": "${distill.images}"}.items():
+        assert stages[stage]["cmd"][0] == f"exec python -m stages.check {images}"
     assert stages["prepare"]["cmd"][0] == "exec python -m stages.check"
 
 
