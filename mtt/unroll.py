@@ -75,10 +75,11 @@ def distance(theta, start, target):
     return difference.square().sum() / length, 2 * difference / length
 
 
-def match(step, theta, target, x, y, alpha, steps):
+def match(step, theta, target, x, y, alpha, steps, objective=distance):
     """The matching loss L and its gradients (dL/dx, dL/dalpha).
 
-    `step` is the Step of the loss; `steps` a list of (b_i, A_i), A_i a pure function of images.
+    `step` is the Step of the loss; `steps` a list of (b_i, A_i), A_i a pure function of images. `objective(theta_N, theta_0,
+    target)` gives L and lam_N: another end of the student is another lam_N, nothing else.
     """
     x, alpha = x.detach(), alpha.detach()
     # Copied: theta is a row of a buffer, a view, which compiled forward mode does not take.
@@ -88,7 +89,7 @@ def match(step, theta, target, x, y, alpha, steps):
         exact = exact - alpha * step.gradient(thetas[-1], augment(x[b]), y[b])
         thetas.append(exact.to(theta.dtype))
 
-    value, lam = distance(thetas[-1], theta, target)
+    value, lam = objective(thetas[-1], theta, target)
     dx, dalpha = torch.zeros_like(x), torch.zeros_like(alpha)
     for i, (b, augment) in reversed(list(enumerate(steps))):
         x_b = x[b].requires_grad_()

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, pictures, ranks, store, trajectory
+from mtt import compiling, dsa, imageset, objectives, pictures, ranks, store, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.files import write
@@ -24,7 +24,7 @@ from mtt.progress import bar
 from mtt.seeds import generator
 from mtt.state import TENSORS, State, resume
 from mtt.training import accuracy, fit, halves, initialise
-from mtt.unroll import Step, batches, match
+from mtt.unroll import Step, batches, distance, match
 from mtt.workers import device, end_with_parent, groups, keep_memory, set_threads
 from stages import PARENT
 
@@ -52,6 +52,9 @@ class Distill(Section):
     max_start_epoch: int = Field(ge=1)  # T+: the start epoch is drawn from 0 .. T+ - 1
     segments: int = Field(ge=1)  # of experts' paths, averaged in each iteration
     batch_syn: Literal["all"] | Annotated[int, Field(ge=1)]  # synthetic images a step
+    batch_per: Literal["step", "iteration"]  # how long a mini-batch is kept; published: another in each step
+    loss: Literal["match", "raw", "cosine", "logits", "task"]  # what the student's end is held to; published: match, the others ablate
+    batch_real: int = Field(ge=1)  # real images of `images` that `logits` and `task` draw in each iteration
     lr_img: float = Field(gt=0)  # of the pixels
     lr_lr: float = Field(ge=0)  # of the step size alpha
     lr_init: float = Field(gt=0)  # alpha's start; it is kept at or above a hundredth of it
@@ -71,7 +74,9 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
     with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
         experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
-    used = [images] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
+    used = [images] * (p.start == "real" or p.loss in ("logits", "task")) + [validation] * (
+        p.scoring.every > 0
+    )  # else the buffer alone suffices
     for path in used:
         experts.check_set(path, imageset.load(path).about())
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
@@ -91,7 +96,8 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
             student = copy.deepcopy(net)  # trained in place, and not the one that is a function of theta
             gradient = learner(student, compiling.compiled if how["compiled"] else None)
             score = partial(validate, p.scoring, student, gradient, families, imageset.load(validation))
-        learn(state, p, experts, net, families, score, Path(folder), shown=rank == 0)
+        end = objective(p, net, images)
+        learn(state, p, experts, net, families, end, score, Path(folder), shown=rank == 0)
         if rank == 0:
             finish(state, p, experts.index, out, last, curves, scores, metrics, picture)
 
@@ -107,7 +113,7 @@ def repays(p, net, index):
     return compiling.repays(net, index["shape"], 2 * p.iterations * p.segments * p.syn_steps, images, cost=3)
 
 
-def learn(state, p, experts, net, families, score, folder, shown=True):
+def learn(state, p, experts, net, families, end, score, folder, shown=True):
     """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done."""
     batch, saved = len(state.x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
     step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None)
@@ -115,9 +121,10 @@ def learn(state, p, experts, net, families, score, folder, shown=True):
     def matched(segment):
         expert, start, draws = segment
         theta, target = (row.to(state.x.device) for row in experts.segment(expert, start, p.expert_epochs))
-        chunks = batches(len(state.x), batch, p.syn_steps, draws)
+        chunks = batches(len(state.x), batch, p.syn_steps if p.batch_per == "step" else 1, draws)
+        chunks *= p.syn_steps // len(chunks)
         steps = [(b.to(state.x.device), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws))) for b in chunks]
-        return match(step, theta, target, state.x, state.y, state.alpha, steps)
+        return match(step, theta, target, state.x, state.y, state.alpha, steps, end(draws))
 
     with bar(p.iterations, "distill", "iteration", state.iteration, shown) as progress:
         for iteration in range(state.iteration, p.iterations):
@@ -142,6 +149,20 @@ def learn(state, p, experts, net, families, score, folder, shown=True):
             progress.update()
     state.save(folder / f"{p.iterations:06d}.safetensors")
     (folder / "rolling.safetensors").unlink(missing_ok=True)
+
+
+def objective(p, net, images):
+    """The function (draws) -> what the student's end is held to: p.loss, on real images where it needs some."""
+    if p.loss in (simple := {"match": distance, "raw": objectives.raw, "cosine": objectives.cosine}):
+        return lambda draws: simple[p.loss]
+    data, loss, output = imageset.load(images), as_function(net), as_function(net, lambda logits, _: logits)
+    x, y = data.normalised().to(device()), data.labels.to(device())
+
+    def drawn(draws):
+        b = torch.randint(len(x), (p.batch_real,), generator=draws).to(x.device)
+        return objectives.task(loss, x[b], y[b]) if p.loss == "task" else objectives.logits(lambda theta, x: output(theta, x, None), x[b])
+
+    return drawn
 
 
 def segment(p, count, number):

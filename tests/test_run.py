@@ -228,6 +228,28 @@ def test_distill_goes_on_from_the_images_of_a_set_file(ready):
         ready("distill")
 
 
+@pytest.mark.parametrize("loss", ["raw", "cosine", "logits", "task"])
+def test_every_ablated_loss_learns_from_its_own_value(ready, loss):
+    """The images differ from those that are matched, and the curve's losses from the matching loss."""
+    ready.set(distill={"validate": {"every": 0}})
+    ready("distill")
+    matched, losses = imageset.load("data/distilled/last.safetensors").images, pd.read_csv("results/distill/curves.csv").loss
+    ready.set(distill={"loss": loss, "batch_real": 20})
+    ready("distill")
+    assert not torch.equal(imageset.load("data/distilled/last.safetensors").images, matched)
+    assert not (pd.read_csv("results/distill/curves.csv").loss == losses).any()
+
+
+def test_a_mini_batch_kept_for_an_iteration_moves_its_images_alone(ready):
+    ready.set(distill={"batch_syn": 3, "batch_per": "iteration", "iterations": 1, "validate": {"every": 0}})
+    found = []
+    for lr_img in (1e-12, 10.0):
+        ready.set(distill={"lr_img": lr_img})
+        ready("distill")
+        found.append(imageset.load("data/distilled/last.safetensors").images)
+    assert int((found[0] != found[1]).flatten(1).any(1).sum()) == 3
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(ready):
     ready.set(distill={"lr_img": 1e30, "iterations": 50, "validate": {"every": 0}})
     with pytest.raises(ArithmeticError, match=r"stopped at iteration \d+, start epoch [01]: loss \S+, step size \S+: .* finite") as error:
