@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check bench growth recipe prune push pull publish
+.PHONY: help repro test check bench growth ablations comparison recipe prune push pull publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -22,6 +22,12 @@ bench: .venv/runtime  ## measure this project beside the plain way, all of it or
 
 growth: .venv/runtime  ## measure how the cost of an iteration grows: results/benchmarks/growth.*
 	python -m benchmarks.growth
+
+ablations: .venv/runtime  ## run what docs/ablations.md has no row of yet, all of it or NAME="range start"
+	python -m studies.ablations $(NAME) && python -m studies.probes
+
+comparison: .venv/runtime  ## the same of the comparison with other methods (RESULTS.md): results/comparison.csv
+	python -m studies.comparison $(NAME)
 
 recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml

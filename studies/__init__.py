@@ -1,0 +1,1 @@
+"""Many runs of the pipeline compared: each finished run is a committed row, and what is missing is run."""

@@ -1,0 +1,113 @@
+"""One run of the pipeline's stages in a folder of its own, and the table that keeps what came of it.
+
+A run is its settings, {"distill.syn_steps": 5}: what `dvc exp run` is told by -S, differences from the recipe that a study starts from.
+Stages run in this process, under DVC's own commands but without DVC; experts and checkpoints are shared through the work store.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from ruamel.yaml import YAML
+
+from mtt.files import write
+from recipes.__main__ import merged, update
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+
+
+def parameters(recipe, settings):
+    """All of params.yaml: the recipe with the settings. Raises ValueError for a key that there is not."""
+    text = io.StringIO()
+    YAML().dump(merged(recipe), text)  # and read again, into plain types
+    values = yaml.safe_load(text.getvalue())
+    for key, value in settings.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        update(values, value, "")
+    return values
+
+
+def words(settings):
+    """The settings as `-S` takes them, in one order: the name of a row."""
+    plain = {key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for key, value in settings.items()}
+    return " ".join(f"{key}={value}" for key, value in sorted(plain.items()))
+
+
+@contextlib.contextmanager
+def inside(folder, values):
+    """Go to `folder`, made with its params.yaml; stages that run there share the store of this repository."""
+    before = Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    os.environ.setdefault("MTT_WORK", str(ROOT / ".work"))
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def stage(name, method="distilled", architecture="ConvNet", raw=ROOT / "data/raw"):
+    """Run a stage here, as dvc.yaml calls it."""
+    found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["cmd"]
+    line, values = found if isinstance(found, str) else found[-1], yaml.safe_load(Path("params.yaml").read_text())
+    known = {"prepare.raw": raw, "distill.images": values["distill"]["images"], "item.method": method, "item.architecture": architecture}
+    for key, value in known.items():
+        line = line.replace(f"${{{key}}}", str(value))
+    module, *paths = line.split()[3:]
+    importlib.import_module(module).main(*paths)
+
+
+class Table:
+    """The rows of finished runs in a CSV file: what names a run in the columns `keys`, what came of it in `columns`."""
+
+    def __init__(self, path, keys, columns):
+        self.path, self.keys, self.columns = path, keys, [*keys, *columns, "commit"]
+        self.rows = pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame(columns=self.columns)
+
+    def of(self, **wanted):
+        """The rows that have these values in their columns."""
+        return self.rows[(self.rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+
+    def add(self, **row):
+        """Add a row, {column: value}, and write the file, whole or not at all."""
+        rows = pd.DataFrame([*self.rows.to_dict("records"), {**row, "commit": commit()}], columns=self.columns)
+        self.rows = rows.sort_values(self.keys, ignore_index=True)
+        write(self.path, self.rows.to_csv(index=False, float_format="%.6g"))
+
+
+def markdown(frame, head):
+    """A data frame of words in Markdown, its index under `head`."""
+    lines = [[head, *map(str, frame.columns)], ["---"] * (1 + frame.shape[1])]
+    lines += [[str(name), *row] for name, row in zip(frame.index, frame.values.tolist(), strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def shown(text, tables):
+    """`text` with each table, {name: Markdown}, between its marks."""
+    for name, table in tables.items():
+        marks = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, marks=marks, table=table: marks[0] + table + marks[1], text, flags=re.DOTALL)
+    return text
+
+
+def show(page, tables):
+    """Write the tables into the file `page`."""
+    write(page, shown(page.read_text(), tables))
+
+
+def commit():
+    """The commit that runs, with a + where the code that decides results differs from it."""
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+    changed = git(["git", "status", "--porcelain", "--", "mtt", "stages", "recipes"]).stdout
+    return git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + ("+" if changed else "")

@@ -1,0 +1,102 @@
+"""What docs/ablations.md shows is what was run, and what it says to run is what is run."""
+
+import itertools
+import re
+import shlex
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY
+
+from mtt.imageset import ImageSet
+from mtt.unroll import Step
+from recipes.__main__ import update
+from stages import check
+from studies import ablations, comparison, probes, runs
+from studies.runs import Table, parameters, words
+
+PAGE = (ROOT / "docs/ablations.md").read_text()
+RUNS = {words(settings): settings for study in ablations.STUDIES.values() for settings in study}
+
+
+@pytest.mark.parametrize("name", RUNS, ids=lambda name: name or "default")
+def test_every_ablation_passes_the_check(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters("default", RUNS[name])))
+    check.main()
+
+
+def test_every_case_of_the_comparison_passes_the_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for (recipe, ipc), settings in comparison.CASES.items():
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters(recipe, {**settings, "distill.ipc": ipc, "baseline.ipc": ipc})))
+        check.main()
+
+
+def expanded(command):
+    """The settings that a `dvc exp run --queue` with lists of values queues, each as `words` has it, without the seed."""
+    values = [setting.split("=", 1) for setting in shlex.split(command)[5::2]]
+    choices = [[f"{key}={value}" for value in ([values] if values[0] == "[" else values.split(","))] for key, values in values]
+    return {" ".join(sorted(word for word in each if not word.startswith("distill.seed"))) for each in itertools.product(*choices)}
+
+
+def test_the_commands_of_the_page_queue_every_run_of_its_tables_and_no_other():
+    commands = re.findall(r"^    (dvc exp run --queue .*)$", PAGE, re.M)
+    queued = set().union(*map(expanded, commands))
+    assert queued | {""} == set(RUNS)
+    assert all("'distill.seed=0,1,2'" in command for command in commands)
+
+
+def test_the_tables_of_the_page_are_those_of_the_committed_rows():
+    kept = Table(runs.RESULTS / "ablations.csv", ["settings", "seed"], ablations.COLUMNS)
+    assert runs.shown(PAGE, ablations.tables(kept)) == PAGE
+    assert set(kept.rows.settings) <= set(RUNS)
+
+
+def test_words_have_one_order_and_yaml_reads_them_as_they_were():
+    settings = {"distill.syn_steps": 5, "augmentation.families": [], "distill.lr_lr": 0.00001, "distill.loss": "raw"}
+    assert words(settings) == words(dict(reversed(settings.items())))
+    found = dict(word.split("=") for word in words(settings).split())
+    assert {key: yaml.safe_load(value) for key, value in found.items() if key != "distill.lr_lr"} == {
+        key: value for key, value in settings.items() if key != "distill.lr_lr"
+    }
+
+
+def test_a_row_is_found_again_by_its_keys_after_a_restart(tmp_path):
+    table = Table(tmp_path / "rows.csv", ["settings", "seed"], ["test"])
+    table.add(settings="", seed=1, test=0.5)
+    table.add(settings="distill.start=noise", seed=0, test=0.25)
+    again = Table(tmp_path / "rows.csv", ["settings", "seed"], ["test"])
+    assert again.of(settings="", seed=1).test.tolist() == [0.5]
+    assert again.of(settings="", seed=0).empty
+    assert again.rows.commit.str.len().min() >= 7
+
+
+def test_images_that_are_one_are_alike_and_those_of_noise_are_not():
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, 1])
+    about = "digits", ["a", "b"], [0.0], [1.0]
+    assert ablations.likeness(ImageSet(x[:1].expand(4, 1, 8, 8), labels, *about)) == pytest.approx(1)
+    assert abs(ablations.likeness(ImageSet(x, labels, *about))) < 0.4
+    assert ablations.likeness(ImageSet(x[:2], torch.tensor([0, 1]), *about)) is None
+
+
+def test_a_walk_is_plain_gradient_descent():
+    step = Step(lambda theta, x, y: (theta - x).square().sum())
+    found = ImageSet(torch.zeros(1), torch.zeros(1), "", [], [], [])
+    path = list(probes.walked(step, torch.ones(1), found, 0.25, 3))
+    assert torch.allclose(torch.cat(path), torch.tensor([1, 0.5, 0.25, 0.125]))
+
+
+@pytest.mark.slow
+def test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages(tmp_path, monkeypatch):
+    """Tiny; by the parameters that its row names."""
+    monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
+    tiny = parameters("default", {"distill.start": "noise"})
+    update(tiny, TINY, "")
+    monkeypatch.setattr(ablations, "parameters", lambda recipe, settings: tiny)
+    found = ablations.score({"distill.start": "noise"}, 0, tmp_path / "run")
+    assert found.keys() == set(ablations.COLUMNS)
+    assert 0 <= found["test"] <= 1
+    assert yaml.safe_load((tmp_path / "run/params.yaml").read_text())["distill"]["start"] == "noise"
