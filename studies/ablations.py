@@ -30,10 +30,7 @@ STUDIES = {
     + [{"distill.loss": "cosine", "distill.lr_img": rate} for rate in (10.0, 100.0)]
     + [{"distill.loss": "logits", "distill.lr_img": rate} for rate in (0.1, 1.0, 10.0)],
     "whole-process": [{}] + [{"distill.loss": "task", "distill.lr_img": rate} for rate in (1.0, 10.0, 100.0)],
-    "batches": [
-        {**TEN, **more}
-        for more in ({}, {"distill.batch_syn": 20, "distill.batch_per": "step"}, {"distill.batch_syn": 20, "distill.batch_per": "iteration"})
-    ],
+    "batches": [{**TEN}] + [{**TEN, "distill.batch_syn": 20, "distill.batch_per": per} for per in ("step", "iteration")],
     "augmentation": [{}, {"augmentation.families": []}],
     "start": [{}, {"distill.start": "noise"}],
 }  # fmt: skip
