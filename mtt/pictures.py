@@ -1,5 +1,6 @@
 """Pictures of image sets. `python -m mtt.pictures SET OUT.png [--whitened]` makes one of a set file."""
 
+import torch
 import torch.nn.functional as F
 
 from mtt.files import whole
@@ -11,11 +12,14 @@ def shown(found, whitened=False):
 
     A canvas is shown twice in each direction: it goes on beyond its borders.
     """
-    pixels = found.pixels()
-    if whitened:
-        least, greatest = found.normalised().aminmax(dim=(1, 2, 3), keepdim=True)
-        pixels = (found.normalised() - least) / (greatest - least).clamp(min=1e-12)
-    return pixels.repeat(1, 1, 2, 2) if found.canvas_size > 1 else pixels
+    images = stretched(found.normalised()) if whitened else found.pixels()
+    return images.repeat(1, 1, 2, 2) if found.canvas_size > 1 else images
+
+
+def stretched(images):
+    """Each of images (n, C, h, w) from 0, its least number, to 1, its greatest."""
+    least, greatest = [extreme(images, (1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)]
+    return (images - least) / (greatest - least).clamp(min=1e-12)
 
 
 def save_grid(path, pixels, columns, side=64):
