@@ -74,8 +74,8 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
     with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
         experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
-    wanted = p.start == "real" or "whitening" in experts.index  # of which the buffer has no more than the digest
-    used = [images] * wanted + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
+    needed = p.start == "real" or "whitening" in experts.index  # of which the buffer has no more than the digest
+    used = [images] * needed + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
     for path in used:
         experts.check_set(path, imageset.load(path).about())
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
@@ -200,21 +200,21 @@ def real(p, path, draws):
     if data.canvas_size not in (1, p.canvas_size):
         raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
     times = p.canvas_size // data.canvas_size
-    return textures.tile(data.normalised()[data.some(p.ipc * times**2, draws)], times)
+    return textures.tile(data.normalise(data.images[data.some(p.ipc * times**2, draws)]), times)
 
 
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     """Mean validation accuracy of fresh networks, trained on the images with the learned step size."""
-    how, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
+    scoring, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
     x_val, y_val, scores = held_out.normalised().to(x.device), held_out.labels.to(x.device), []
-    for numbers in groups(range(how.networks)):
+    for numbers in groups(range(scoring.networks)):
         draws = [generator("validate", iteration, number) for number in numbers]
         fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]
         theta = torch.stack(fresh).to(x.device)
-        for epochs, rate in halves(how.epochs, alpha):
+        for epochs, rate in halves(scoring.epochs, alpha):
             fit(
-                gradient, theta, x, y, epochs=epochs, batch=how.batch, learning_rate=rate, momentum=how.momentum,
-                weight_decay=how.weight_decay, augment=augment, generators=draws, samples=p.canvas_samples,
+                gradient, theta, x, y, epochs=epochs, batch=scoring.batch, learning_rate=rate, momentum=scoring.momentum,
+                weight_decay=scoring.weight_decay, augment=augment, generators=draws, samples=p.canvas_samples,
             )  # fmt: skip
         scores += [accuracy(set_parameters(net, own), x_val, y_val) for own in theta]
     return sum(scores) / len(scores)
