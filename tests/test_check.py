@@ -38,6 +38,8 @@ def test_the_default_passes(make_run):
         ({"baselines": []}, r"['random'] too, as methods has it"),
         ({"evaluate": {"learning_rates": [-0.1]}}, "evaluate.learning_rates.0 = -0.1"),
         ({"architectures": ["VGG11"], "evaluate": {"epochs": {"VGG11": 1}}}, "evaluate.epochs.VGG11 = 1"),
+        ({"architectures": ["ViT"]}, "those of ['ViT'] too"),
+        ({"architectures": ["ConvNet"], "robustness_architectures": ["VGG11"]}, "wanted no ['VGG11'], which architectures has not"),
         ({"surplus": 1}, "params.yaml: surplus: unknown key"),
     ],
     ids=str,
