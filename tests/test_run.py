@@ -63,7 +63,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.01)
 
 
-def test_all_stages_from_images_to_the_table(ready, capsys):
+def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
     """What scripts read is there: the set, the metrics, a row for each method and architecture with the fixed columns."""
     ready("distill")
     ready("baseline")
@@ -72,6 +72,7 @@ def test_all_stages_from_images_to_the_table(ready, capsys):
             ready("evaluate", method=method, architecture=architecture)
     ready("evaluate_whole")
     ready.set(robustness_architectures=["ConvNet"])
+    monkeypatch.setattr(evaluate.workers, "pool", here)
     for method in ("distilled", "random"):
         ready("evaluate_plain", method=method)
     ready("report")
@@ -91,12 +92,7 @@ def test_all_stages_from_images_to_the_table(ready, capsys):
     ready.set(architectures=["ConvNet"], robustness_architectures=[], whole_architectures=[])
     ready("report")
     assert set(pd.read_csv("results/scores.csv").architecture) == {"ConvNet"}
-    assert pd.read_csv("results/robustness.csv").notna().sum().to_dict() == {
-        **dict.fromkeys(ROBUST, 0),
-        "method": 1,
-        "architecture": 1,
-        "IOR": 1,
-    }
+    assert pd.read_csv("results/robustness.csv").dropna(axis=1).columns.tolist() == ["method", "architecture", "IOR"]
     distilled = imageset.load("data/distilled/set.safetensors")
     assert distilled.images.shape == (10, 1, 8, 8)
     assert distilled.learning_rate == json.loads((ready.folder / "results/distill/metrics.json").read_text())["step_size"]
