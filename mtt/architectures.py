@@ -1,4 +1,4 @@
-"""The other networks of the cross-architecture comparison, in the 32-px forms of the dataset-condensation literature.
+"""The other networks of the cross-architecture comparison, in the 32-px forms of the dataset-condensation literature; and a transformer.
 
 Each takes (n, channels, side, side) with side >= 8 and gives logits (n, classes). A pool or stride that would leave
 a normalised map smaller than 2x2 is left out: the instance norm of a 1x1 map is a constant, and the network dead.
@@ -6,6 +6,7 @@ a normalised map smaller than 2x2 is left out: the instance norm of a 1x1 map is
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def instance_norm(channels):
@@ -80,3 +81,46 @@ class ResNet18(nn.Sequential):
             layers += [Block(inputs, width, stride), Block(width, width, 1)]
             inputs, side = width, -(-side // stride)
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+class LeNet(nn.Sequential):
+    """5x5 convolutions of 6 and 16, ReLU and max pool after each, three linear layers; below 28 px the convolutions keep the map's side."""
+
+    def __init__(self, channels, side, classes):
+        padding = 2 if side < 28 else 0
+        first = padding + extra_padding(channels, side)
+        flat = 16 * ((((side + 2 * first - 4) // 2) + 2 * padding - 4) // 2) ** 2
+        super().__init__(
+            nn.Conv2d(channels, 6, 5, padding=first), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(flat, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes),
+        )  # fmt: skip
+
+
+class MLP(nn.Sequential):
+    """Two hidden layers of 128, ReLU."""
+
+    def __init__(self, channels, side, classes):
+        layers = [nn.Linear(channels * side * side, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, classes)]
+        super().__init__(nn.Flatten(), *layers)
+
+
+class ViT(nn.Sequential):
+    """torchvision's vision transformer (Dosovitskiy et al. 2021), small: some 8x8 patches, 4 heads, hidden 128, MLP 256, no dropout.
+
+    A side that the patch does not divide is filled with zeros, at the right and below.
+    """
+
+    def __init__(self, channels, side, classes, layers=6):
+        from mtt.vision import torchvision  # here: it takes seconds to load, and the others do without
+
+        patch = round(side / 8)
+        surplus = -side % patch
+        transformer = torchvision.models.VisionTransformer(side + surplus, patch, layers, 4, 128, 256, num_classes=classes)
+        transformer.conv_proj = nn.Conv2d(channels, 128, patch, patch)  # in place of that of three channels
+        super().__init__(nn.ZeroPad2d((0, surplus, 0, surplus)), transformer)
+
+    def forward(self, x):
+        """Logits; attention as plain products, the one form of it that torch.vmap has a rule for on a CPU."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().forward(x)

@@ -41,16 +41,20 @@ def eager_seconds(network, shape, steps, images):
 
 
 def work(network, shape):
-    """Floating-point operations of a forward pass of one image, by its convolutions and linear layers.
+    """Floating-point operations of a forward pass of one image, by the weights of its convolutions, linear layers and attentions.
 
-    Counted by hand: torch's FlopCounterMode says the same and takes a second to load, in every stage.
+    Counted by hand: torch's FlopCounterMode says the same (but for the products of queries, keys and values, a few percent of a
+    transformer) and takes a second to load, in every stage.
     """
     found = []
 
     def note(layer, _, output):
-        found.append(2 * layer.weight.numel() * output[0].numel() // len(output[0]))
+        weights = [parameter for parameter in layer.parameters() if parameter.ndim > 1]  # an attention's: its inputs', its output's
+        places = (output[0] if isinstance(output, tuple) else output).numel() // len(weights[-1])
+        found.append(2 * places * sum(weight.numel() for weight in weights))
 
-    hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, kinds)]
     with torch.no_grad():
         network(torch.zeros(1, *shape))
     for hook in hooks:

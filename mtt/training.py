@@ -5,17 +5,29 @@ import math
 import torch
 from torch import nn
 
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
+
 
 def initialise(network, generator):
-    """`network` with PyTorch's default initialisation, whatever it was before; drawn from `generator` and not from the global one."""
+    """`network` with PyTorch's default initialisation, whatever it was before; drawn from `generator` and not from the global one.
+
+    The output layer of an attention too is drawn as any linear layer; parameters that no layer of PyTorch has (a vision transformer's
+    class token and position embedding) are normal with a standard deviation of 0.02, as BERT's.
+    """
     for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
+        if isinstance(module, NORMS):
             module.reset_parameters()  # ones and zeros: nothing is drawn
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        elif isinstance(module, nn.MultiheadAttention):
+            nn.init.xavier_uniform_(module.in_proj_weight, generator=generator)
+            nn.init.zeros_(module.in_proj_bias)
+        else:
+            for parameter in module.parameters(recurse=False):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
     return network
 
 

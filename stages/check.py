@@ -24,6 +24,7 @@ SCHEMAS = {
     "baselines": list[Literal[tuple(METHODS)]],
     "methods": Annotated[list[Literal["distilled", *METHODS]], Field(min_length=1)],
     "architectures": Annotated[list[Literal[tuple(ARCHITECTURES)]], Field(min_length=1)],
+    "robustness_architectures": list[Literal[tuple(ARCHITECTURES)]],
     "evaluate": Evaluate,
     "whole_architectures": list[Literal[tuple(ARCHITECTURES)]],
     "whole": Evaluate,
@@ -73,7 +74,9 @@ def between(values):
     for section, names in {"evaluate": values["architectures"], "whole": values["whole_architectures"]}.items():
         if lacking := [name for name in names if name not in values[section].epochs]:
             yield line(f"{section}.epochs", values[section].epochs, f"those of {lacking} too")
-    for key in ("methods", "baselines", "architectures", "whole_architectures"):
+    if surplus := set(values["robustness_architectures"]) - set(values["architectures"]):
+        yield line("robustness_architectures", values["robustness_architectures"], f"no {sorted(surplus)}, which architectures has not")
+    for key in ("methods", "baselines", "architectures", "robustness_architectures", "whole_architectures"):
         if len(set(values[key])) < len(values[key]):
             yield line(key, values[key], "each name once")
 

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 
 from mtt import compiling, dsa, imageset, textures, trajectory, workers
-from mtt.architectures import VGG11, AlexNet, ResNet18
+from mtt.architectures import MLP, VGG11, AlexNet, LeNet, ResNet18, ViT
+from mtt.batchnorm import batch_normed, settle
 from mtt.convnet import ConvNet
 from mtt.files import write
 from mtt.functional import learner, set_parameters
@@ -31,12 +32,19 @@ class Evaluate(Section):
     seed: int = Field(ge=0)
 
 
-ARCHITECTURES = {"ConvNet": ConvNet, "AlexNet": AlexNet, "VGG11": VGG11, "ResNet18": ResNet18}
+ARCHITECTURES = {
+    "ConvNet": ConvNet, "AlexNet": AlexNet, "VGG11": VGG11, "ResNet18": ResNet18, "LeNet": LeNet, "MLP": MLP, "ViT": ViT,
+    "ConvNetBN": batch_normed(ConvNet), "ResNet18BN": batch_normed(ResNet18),
+}  # fmt: skip
 
 
-def main(method, architecture, section, images, validation, test, out):
-    """Score the set in `images`, by the protocol of params.yaml's `section`, and write the figures to `out`."""
+def main(method, architecture, section, images, validation, test, out, plain=None):
+    """Score the set in `images`, by the protocol of params.yaml's `section`, and write the figures to `out`. `plain`: unaugmented."""
     network, augmentation, p = read("network", Network), read("augmentation", Augmentation), read(section, Evaluate)
+    if plain not in (None, "plain"):
+        raise ValueError(f"stages.evaluate: found {plain}; wanted plain (without augmentation) or nothing after {out}")
+    if plain:
+        augmentation = Augmentation(families=[])
     workers.end_with_parent(PARENT)
     small, held_out = imageset.load(images), imageset.load(test)
     if architecture not in ARCHITECTURES or architecture not in p.epochs:
@@ -50,7 +58,7 @@ def main(method, architecture, section, images, validation, test, out):
     compiled = compiling.repays(net, small.shape, trainings * steps, small.canvas_samples * min(p.batch, len(small.images)))
     turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
-    label, seeds = f"{method} {architecture}", workers.groups(range(p.networks))
+    label, seeds = f"{method} {architecture}{' plain' if plain else ''}", workers.groups(range(p.networks))
     with workers.pool(max(len(seeds), len(rates))) as each:
         candidates = select(each, turns, rates, f"{label}: learning rate", steps)
         best = max(candidates, key=candidates.get) if candidates else rates[0]
@@ -59,7 +67,8 @@ def main(method, architecture, section, images, validation, test, out):
         found = each(turns, tasks, f"{label}: {p.networks} networks", steps)
     scores = {rate: summary(rate, [score for group in seeds for score in found["test", rate, group]]) for rate in scored}
     result = {
-        "method": method, "architecture": architecture, "images": len(small.images), **scores[learned or best],
+        "method": method, "architecture": architecture, "images": len(small.images), "soft": small.labels.ndim > 1,
+        **scores[learned or best],
         "learned": learned is not None, "best_rate": scores[best], "validation": {f"{rate:g}": score for rate, score in candidates.items()},
     }  # fmt: skip
     write(out, json.dumps(result, indent=1) + "\n")
@@ -86,7 +95,7 @@ loaded = cache(imageset.load)
 def build(images, architecture, network):
     """A network of that architecture for the set in `images`."""
     data = loaded(images)
-    sizes = {"width": network.width, "depth": network.depth} if architecture == "ConvNet" else {}
+    sizes = {"width": network.width, "depth": network.depth} if architecture.startswith("ConvNet") else {}
     return ARCHITECTURES[architecture](*data.shape[:2], len(data.classes), **sizes)
 
 
@@ -110,16 +119,17 @@ def train_half(half, images, validation, test, architecture, network, augmentati
         theta = torch.stack([trajectory.vector(initialise(build(images, architecture, network), own)) for own in draws])
     epochs, rate = halves(p.epochs[architecture], rate)[half]
     augment = textures.cropped(partial(dsa.augment, families=augmentation.families), data.canvas_size)
-    theta = torch.as_tensor(theta).to(device)
+    theta, seen = torch.as_tensor(theta).to(device), data.normalised().to(device)
     fit(
-        gradient, theta, data.normalised().to(device), data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
+        gradient, theta, seen, data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
         momentum=p.momentum, weight_decay=p.weight_decay, augment=augment, generators=draws, tick=tick, samples=data.canvas_samples,
     )  # fmt: skip
     if half == 0:
         return theta.cpu().numpy()  # between processes a tensor would travel through /dev/shm, small in containers
     held_out = loaded(test if part == "test" else validation)
     x, y = held_out.normalised().to(device), held_out.labels.to(device)
-    return [accuracy(set_parameters(net, own), x, y) for own in theta]
+    seen = textures.crop(seen, torch.zeros(len(seen), 2), data.canvas_size)  # one corner of each canvas
+    return [accuracy(settle(set_parameters(net, own), seen), x, y) for own in theta]
 
 
 if __name__ == "__main__":

@@ -1,27 +1,37 @@
-"""Scores -> the table of all methods and architectures."""
+"""Scores -> the table of all methods and architectures, and that of their robustness."""
 
 import json
+from collections import defaultdict
+from math import nan
 from pathlib import Path
 
 import pandas as pd
 
 from mtt.files import write
 from mtt.params import read, run
+from mtt.robustness import augmentation_robust, hard_label_recovery, improvement_over_random, label_robust
 
 COLUMNS = ["method", "architecture", "mean", "std", "n"]
+ROBUST = ["method", "architecture", "HLR", "IOR", "LRS", "ARS"]
 
 
-def main(scores, table, plot):
-    """Gather the cells that params.yaml lists from the folder `scores` into the CSV `table` and, a bar each, `plot`; and print it."""
-    cells = [(method, architecture) for method in read("methods", list[str]) for architecture in read("architectures", list[str])]
-    cells += [("whole", architecture) for architecture in read("whole_architectures", list[str])]
-    found = [row for cell in cells for row in rows(json.loads(Path(scores, "{}-{}.json".format(*cell)).read_text()))]
-    found = pd.DataFrame(found, columns=COLUMNS)
+def main(scores, table, plot, robustness):
+    """Gather the cells that params.yaml lists from the folder `scores` into the CSVs `table`, `plot` (bars), `robustness`; and print."""
+    methods, names = read("methods", list[str]), list[str]
+    cells = [(method, architecture) for method in methods for architecture in read("architectures", names)]
+    cells += [("whole", architecture) for architecture in read("whole_architectures", names)]
+    plain = [(method, architecture, "plain") for method in methods for architecture in read("robustness_architectures", names)]
+    known = {cell: json.loads(Path(scores, f"{'-'.join(cell)}.json").read_text()) for cell in cells + plain}
+    found = pd.DataFrame([row for cell in cells for row in rows(known[cell])], columns=COLUMNS)
     write(table, found.to_csv(index=False, float_format="%.6g"))
     bars = found.assign(bar=found.architecture + " " + found.method)[["bar", "mean"]]
     write(plot, bars.to_csv(index=False, float_format="%.6g"))
     print("\nAccuracy on the test set, mean +- std over n networks\n")
     print(pivot(found).to_string(), end="\n\n")
+    found = pd.DataFrame(robust(known), columns=ROBUST)
+    write(robustness, found.to_csv(index=False, float_format="%.6g"))
+    print("Robustness scores of DD-Ranking, as fractions\n")
+    print(found.to_string(index=False, na_rep="", float_format="%.3f"), end="\n\n")
 
 
 def rows(cell):
@@ -29,6 +39,20 @@ def rows(cell):
     yield {column: cell[column] for column in COLUMNS}
     if cell["learned"]:
         yield {**{column: cell[column] for column in COLUMNS[:2]}, **cell["best_rate"], "method": f"{cell['method']}_best_rate"}
+
+
+def robust(known):
+    """Rows of ROBUST from {cell: its scores}, for all methods but random; nan where a cell is not there, or labels are soft.
+
+    With hard labels a set's own recipe is one training, so HLR and IOR have one score of it.
+    """
+    mean = defaultdict(lambda: nan, {cell: scores["mean"] for cell, scores in known.items() if not scores["soft"]})
+    for method, architecture in [cell for cell in known if cell[2:] == () and cell[0] not in ("random", "whole")]:
+        hlr = hard_label_recovery(mean["whole", architecture], mean[method, architecture])
+        ior, plain = [
+            improvement_over_random(mean[method, architecture, *how], mean["random", architecture, *how]) for how in ((), ("plain",))
+        ]
+        yield [method, architecture, hlr, ior, label_robust(hlr, ior), augmentation_robust(ior, plain)]
 
 
 def markdown(found):

@@ -2,25 +2,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtt.architectures import VGG11, AlexNet, ResNet18
+from mtt.architectures import MLP, VGG11, AlexNet, LeNet, ResNet18, ViT
 from mtt.convnet import ConvNet
 from mtt.seeds import generator
 from mtt.training import initialise
+from stages.evaluate import ARCHITECTURES
 
-ALL = [ConvNet, AlexNet, VGG11, ResNet18]
+PAPER = ("ConvNet", "AlexNet", "VGG11", "ResNet18")
+CASES = [(name, channels, side) for name in PAPER for channels in (1, 3) for side in (8, 16, 28, 32)]
+CASES += [(name, *size) for name in ARCHITECTURES if name not in PAPER for size in ((1, 8), (3, 11), (1, 28), (3, 32))]
 
 
 def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("side", [8, 16, 28, 32])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("architecture", ALL)
-def test_every_architecture_is_alive_at_every_side(architecture, channels, side):
+@pytest.mark.parametrize(("name", "channels", "side"), CASES)
+def test_every_architecture_is_alive_at_every_side(name, channels, side):
     """Its logits differ between images, every parameter gets a gradient, and a few steps lower the loss."""
     draws = generator("alive", channels, side)
-    net = initialise(architecture(channels, side, 10), draws)
+    net = initialise(ARCHITECTURES[name](channels, side, 10), draws)
     x, y = torch.randn(4, channels, side, side, generator=draws), torch.arange(4)
     logits = net(x)
     assert logits.shape == (4, 10)
@@ -71,3 +72,30 @@ def test_one_channel_28_px_images_get_32_px_maps():
     x = torch.zeros(1, 1, 28, 28)
     for net in (ConvNet(1, 28, 10, 8), AlexNet(1, 28, 10), VGG11(1, 28, 10)):
         assert net[0](x).shape[-1] == 32
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
+def test_lenet_and_mlp_have_the_parameters_of_their_published_forms(channels, side):
+    """LeNet: 16 maps of 5x5 before the linear layers, from 28x28 of one channel as from 32x32 of three."""
+    assert parameters(LeNet(channels, side, 10)) == (channels * 150 + 6) + (6 * 400 + 16) + 401 * 120 + 121 * 84 + 85 * 10
+    assert parameters(MLP(channels, side, 10)) == (channels * side * side + 1) * 128 + 129 * 128 + 129 * 10
+
+
+@pytest.mark.parametrize(("side", "patch"), [(8, 1), (9, 1), (28, 4), (32, 4), (37, 5), (64, 8), (128, 16)])
+def test_the_vision_transformer_sees_every_pixel_in_about_eight_by_eight_patches(side, patch):
+    net = initialise(ViT(2, side, 10, layers=1), generator(1))
+    x = torch.randn(1, 2, side, side, generator=generator(2)).requires_grad_()
+    net(x).square().sum().backward()
+    assert (x.grad.abs().sum((0, 1)) > 0).all()
+    assert net[1].conv_proj.kernel_size == (patch, patch)
+    assert 7 <= -(-side // patch) <= 12
+
+
+def test_the_vision_transformer_tells_places_apart():
+    """By its position embedding: without it, exchanging two patches would change nothing."""
+    net = initialise(ViT(1, 8, 10, layers=1), generator(1)).double()
+    x = torch.randn(1, 1, 8, 8, generator=generator(2), dtype=torch.float64)
+    swapped = x.flip(3)
+    assert not torch.allclose(net(x), net(swapped), atol=1e-6)
+    net[1].encoder.pos_embedding.data.zero_()
+    assert torch.allclose(net(x), net(swapped), atol=1e-12)

@@ -9,9 +9,10 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtt import compiling
-from mtt.architectures import VGG11, AlexNet, ResNet18
+from mtt.architectures import MLP, VGG11, AlexNet, LeNet, ResNet18, ViT
+from mtt.batchnorm import batch_normed
 from mtt.convnet import ConvNet
-from mtt.functional import as_function, value_and_gradient
+from mtt.functional import as_function, learner, value_and_gradient
 from mtt.params import Network
 from mtt.seeds import generator
 from mtt.training import initialise
@@ -32,11 +33,18 @@ def test_the_work_of_a_run_grows_with_its_steps_and_images():
     assert compiling.eager_seconds(net(), (1, 28, 28), 200, 256) == pytest.approx(2 * seconds)
 
 
-@pytest.mark.parametrize("kind", [AlexNet, VGG11, ResNet18])
+@pytest.mark.parametrize("kind", [AlexNet, VGG11, ResNet18, LeNet, MLP, batch_normed(ConvNet)])
 def test_the_work_is_what_torch_counts(kind):
     with FlopCounterMode(display=False) as counter:
         kind(3, 32, 10)(torch.zeros(1, 3, 32, 32))
     assert compiling.work(kind(3, 32, 10), (3, 32, 32)) == counter.get_total_flops()
+
+
+def test_the_work_of_a_transformer_is_what_torch_counts_less_the_products_of_queries_keys_and_values():
+    with FlopCounterMode(display=False) as counter:
+        ViT(3, 32, 10)(torch.zeros(1, 3, 32, 32))
+    products = 6 * 2 * 2 * 65 * 65 * 128  # layers x two products x multiply and add x tokens x tokens x hidden
+    assert compiling.work(ViT(3, 32, 10), (3, 32, 32)) == counter.get_total_flops() - products
 
 
 def test_measuring_a_network_leaves_it_as_it_was():
@@ -104,3 +112,18 @@ def test_compiled_is_the_same_function_and_runs_other_shapes_uncompiled():
             assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-13)
         graphs.append(counted["unique_graphs"])
     assert len(set(graphs)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [lambda *a: ViT(*a, layers=1), lambda *a: batch_normed(ConvNet)(*a, width=4, depth=1)], ids=["ViT", "BN"])
+def test_attention_and_batch_norm_can_be_compiled_alone_and_together(kind, monkeypatch):
+    """Traced as one graph and differentiated; the code that is generated from the graph is left out, it takes half a minute."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compile(function, dynamic=False, fullgraph=True, backend="aot_eager"))
+    fast, plain = learner(kind(1, 8, 10), compiling.compiled), learner(kind(1, 8, 10))
+    theta = torch.stack([vector(initialise(kind(1, 8, 10), generator(seed))) for seed in range(2)])
+    x, y = torch.randn(2, 5, 1, 8, 8, generator=generator("x")), torch.arange(10).view(2, 5)
+    for count in (1, 2):
+        found, wanted = [gradient(theta[:count].clone(), x[:count], y[:count]) for gradient in (fast, plain)]
+        assert torch.allclose(found[0], wanted[0], rtol=1e-5)
+        assert torch.allclose(found[1], wanted[1], rtol=1e-4, atol=1e-6)

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtt.architectures import VGG11, AlexNet, ResNet18
+from mtt.architectures import MLP, VGG11, AlexNet, LeNet, ResNet18, ViT
+from mtt.batchnorm import batch_normed
 from mtt.convnet import ConvNet
 from mtt.functional import as_function, learner, set_parameters, together, value_and_gradient
 from mtt.seeds import generator
@@ -11,7 +12,8 @@ from mtt.trajectory import vector
 
 NETWORKS = {
     "ConvNet": lambda: ConvNet(3, 8, 7, width=8, depth=2),
-    **{kind.__name__: lambda kind=kind: kind(3, 8, 7) for kind in (AlexNet, VGG11, ResNet18)},
+    "ConvNetBN": lambda: batch_normed(ConvNet)(3, 8, 7, width=8, depth=2),
+    **{kind.__name__: lambda kind=kind: kind(3, 8, 7) for kind in (AlexNet, VGG11, ResNet18, LeNet, MLP, ViT)},
 }
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pandas as pd
 import psutil
@@ -20,7 +21,8 @@ from mtt import imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
 from mtt.imageset import ImageSet
 from mtt.workers import made_with
-from stages import buffer, check
+from stages import buffer, check, evaluate, report
+from stages.report import COLUMNS, ROBUST
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +64,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.01)
 
 
-def test_all_stages_from_images_to_the_table(ready, capsys):
+def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
     """What scripts read is there: the set, the metrics, a row for each method and architecture with the fixed columns."""
     ready("distill")
     ready("baseline")
@@ -70,21 +72,85 @@ def test_all_stages_from_images_to_the_table(ready, capsys):
         for architecture in ("ConvNet", "AlexNet"):
             ready("evaluate", method=method, architecture=architecture)
     ready("evaluate_whole")
+    ready.set(robustness_architectures=["ConvNet"])
+    monkeypatch.setattr(evaluate.workers, "pool", here)
+    for method in ("distilled", "random"):
+        ready("evaluate_plain", method=method)
     ready("report")
     scores = pd.read_csv("results/scores.csv")
     assert list(scores.columns) == ["method", "architecture", "mean", "std", "n"]
     cells = {(method, architecture) for method in ("distilled", "distilled_best_rate", "random") for architecture in ("ConvNet", "AlexNet")}
     assert {(row.method, row.architecture) for row in scores.itertuples()} == cells | {("whole", "ConvNet")}
     assert scores["mean"].between(0, 1).all()
-    assert "distilled" in capsys.readouterr().out
-    ready.set(architectures=["ConvNet"])
+    robust, mean = pd.read_csv("results/robustness.csv").set_index(["method", "architecture"]), scores.set_index(COLUMNS[:2])["mean"]
+    assert list(robust.index) == [("distilled", "ConvNet"), ("distilled", "AlexNet")]
+    found, other = robust.loc["distilled", "ConvNet"], robust.loc["distilled", "AlexNet"]
+    assert pytest.approx(mean["whole", "ConvNet"] - mean["distilled", "ConvNet"], abs=1e-5) == found.HLR
+    assert pytest.approx(mean["distilled", "ConvNet"] - mean["random", "ConvNet"], abs=1e-5) == found.IOR
+    assert found[["LRS", "ARS"]].between(0, 1).all()
+    assert other.drop("IOR").isna().all()
+    assert "ARS" in capsys.readouterr().out
+    ready.set(architectures=["ConvNet"], robustness_architectures=[], whole_architectures=[])
     ready("report")
     assert set(pd.read_csv("results/scores.csv").architecture) == {"ConvNet"}
+    assert pd.read_csv("results/robustness.csv").dropna(axis=1).columns.tolist() == ["method", "architecture", "IOR"]
     distilled = imageset.load("data/distilled/set.safetensors")
     assert distilled.images.shape == (10, 1, 8, 8)
     assert distilled.learning_rate == json.loads((ready.folder / "results/distill/metrics.json").read_text())["step_size"]
     assert len(pd.read_csv("results/distill/curves.csv")) == 4
     assert (ready.folder / "results/distill/images.png").read_bytes().startswith(b"\x89PNG")
+
+
+@contextmanager
+def here(most):
+    """A pool that does its tasks in this process."""
+
+    def each(functions, tasks, label, steps):
+        found = dict.fromkeys(tasks)
+        for function in functions:
+            found = {task: function(task, before, lambda *_: None) for task, before in found.items()}
+        return found
+
+    yield each
+
+
+@pytest.mark.parametrize("architecture", ["LeNet", "MLP", "ConvNetBN", "ResNet18BN", "ViT"])
+def test_an_architecture_that_is_off_by_default_is_scored_alone_and_together(run, architecture, monkeypatch):
+    """Fresh networks trained as one score as each of them alone, to rounding."""
+    run.set(evaluate={"networks": 2, "epochs": {architecture: 2}, "learning_rates": [0.01]})
+    run("baseline")
+    monkeypatch.setattr(evaluate.workers, "pool", here)
+    found = {}
+    for together in ("1", "2"):
+        monkeypatch.setenv("MTT_TOGETHER", together)
+        monkeypatch.setenv("MTT_WORKERS", "1")
+        run("evaluate", architecture=architecture)
+        found[together] = json.loads((run.folder / f"results/scores/random-{architecture}.json").read_text())["accuracies"]
+    assert found["1"] == pytest.approx(found["2"], abs=0.02)
+    assert all(0 <= accuracy <= 1 for accuracy in found["1"])
+
+
+def test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken(run, monkeypatch):
+    run("baseline")
+    monkeypatch.setattr(evaluate.workers, "pool", here)
+    run("evaluate_plain")
+    run("evaluate")
+    augmented = (run.folder / "results/scores/random-ConvNet.json").read_text()
+    run.set(augmentation={"families": []})
+    run("evaluate")
+    plain = (run.folder / "results/scores/random-ConvNet-plain.json").read_text()
+    assert plain == (run.folder / "results/scores/random-ConvNet.json").read_text() != augmented
+    with pytest.raises(ValueError, match=r"found plane; wanted plain \(without augmentation\) or nothing after out.json"):
+        evaluate.main("random", "ConvNet", "evaluate", "set", "validation", "test", "out.json", "plane")
+
+
+def test_soft_labels_and_cells_that_are_not_there_leave_robustness_empty():
+    """Only what is known of hard-labelled sets is said."""
+    scores = {("hard", "MLP"): (0.6, False), ("soft", "MLP"): (0.7, True), ("random", "MLP"): (0.4, False), ("whole", "MLP"): (0.9, False)}
+    found = pd.DataFrame(report.robust({cell: {"mean": mean, "soft": soft} for cell, (mean, soft) in scores.items()}), columns=ROBUST)
+    assert found.method.tolist() == ["hard", "soft"]
+    assert found.loc[0, ["HLR", "IOR"]].tolist() == pytest.approx([0.3, 0.2])
+    assert found.notna().sum(axis=1).tolist() == [5, 2]
 
 
 def test_growing_from_two_to_four_experts_trains_two(run):

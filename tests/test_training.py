@@ -10,6 +10,7 @@ from mtt.convnet import ConvNet
 from mtt.functional import as_function, set_parameters, together, value_and_gradient
 from mtt.seeds import generator
 from mtt.trajectory import vector
+from stages.evaluate import ARCHITECTURES
 
 
 def plainly(images, generator):
@@ -45,9 +46,10 @@ def trained(network, images, labels, *, seed=0, epochs, learning_rate, tick=lamb
     return set_parameters(network, theta[0])
 
 
-def test_the_initialisation_is_that_of_pytorch():
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "ViT"])
+def test_the_initialisation_is_that_of_pytorch(name):
     """Bitwise what reset_parameters draws, convolution, linear layer and norm, with and without bias."""
-    network = nn.Sequential(ConvNet(3, 16, 10, width=8, depth=3), nn.Conv2d(5, 7, 3, bias=False), nn.Linear(11, 3, bias=False))
+    network = nn.Sequential(ARCHITECTURES[name](3, 8, 10), nn.Conv2d(5, 7, 3, bias=False), nn.Linear(11, 3, bias=False))
     found = vector(training.initialise(network, torch.Generator().manual_seed(3)))
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -66,9 +68,20 @@ def test_the_initialisation_has_the_published_bound_and_spread():
             assert float(parameter.std()) == pytest.approx((3 * fan_in) ** -0.5, rel=0.15)
 
 
-def test_the_initialisation_is_determined_by_its_generator_alone():
+def test_the_initialisation_of_an_attention_and_of_what_is_no_layer_has_the_published_spread():
+    """Xavier's bound for queries, keys and values, no bias; the embedding of places and the class token 0.02."""
+    transformer = training.initialise(ARCHITECTURES["ViT"](1, 8, 10), generator(0))[1]
+    attention = transformer.encoder.layers[0].self_attention
+    assert 0.99 * (6 / 512) ** 0.5 < float(attention.in_proj_weight.detach().abs().max()) <= (6 / 512) ** 0.5
+    assert not attention.in_proj_bias.any()
+    for parameter in (transformer.encoder.pos_embedding, transformer.class_token):
+        assert float(parameter.detach().std()) == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_initialisation_is_determined_by_its_generator_alone(name):
     """Not by the global one, and not by what the network was: every parameter is written, the norms' too."""
-    network, before = ConvNet(1, 8, 4, width=4, depth=1), torch.get_rng_state()
+    network, before = ARCHITECTURES[name](1, 8, 4), torch.get_rng_state()
     first, again, other = [vector(training.initialise(network, generator(seed))) for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
