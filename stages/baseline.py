@@ -49,7 +49,7 @@ class GradientMatching(Section):
 class DistributionMatching(Section):
     """`baseline.dm:`"""
 
-    outer: ClassVar[int] = 1
+    outer: ClassVar[int] = 1  # as GradientMatching has it
     iterations: int = Field(ge=1)  # each with a network of its own, which is not trained; published: 20000
     lr_img: float = Field(gt=0)  # of the pixels; published: 1
     momentum: float = Field(ge=0, lt=1)  # of the pixels; published: 0.5
@@ -85,18 +85,18 @@ def main(method, train, out):
     print(f"{out}: {len(images)} images")
 
 
-def random(method, p, own, data, used, train):
+def random(method, p, own, data, *_):
     """`ipc` random training images of each class."""
     return data.images[data.some(p.ipc, generator(method, p.seed))]
 
 
-def coreset(method, p, own, data, used, train):
+def coreset(method, p, own, data, used, _):
     """Training images of each class, chosen by the features that a network trained on all of them has."""
     net, x, draws = convnet(data, used), data.normalised().to(workers.device()), generator(method, p.seed)
     first, chosen = data.some(p.ipc, draws)[:: p.ipc], []
     net = initialise(net, draws).to(x.device)
     with bar(own.epochs, f"{method}: network", "epoch") as progress:
-        train_network(learner(net), net, x, data.labels.to(x.device), own.epochs, own.batch, own.learning_rate, [], draws, progress.update)
+        train_network(net, learner(net), x, data.labels.to(x.device), own.epochs, own.batch, own.learning_rate, [], draws, progress.update)
     for label in range(len(data.classes)):
         indices = data.of_class(label)
         with torch.no_grad():
@@ -109,27 +109,8 @@ def coreset(method, p, own, data, used, train):
     return data.images[torch.cat(chosen)]
 
 
-def convnet(data, used):
-    """A ConvNet for the images of `data`."""
-    return ConvNet(*data.images.shape[1:3], len(data.classes), **used["network"])
-
-
-def before_last(net):
-    """The network without its last, linear layer: its features (n, F)."""
-    return nn.Sequential(*list(net)[:-1])
-
-
-def train_network(gradient, net, x, y, epochs, batch, learning_rate, families, draws, done=lambda: None):
-    """Train `net` in place on images and labels, by plain SGD from where it stands."""
-    theta = trajectory.vector(net)[None]
-    optimizer = torch.optim.SGD([theta], learning_rate, fused=True)
-    for _ in range(epochs):
-        epoch(gradient, theta, optimizer, x, y, batch, partial(dsa.augment, families=families), [draws])
-        done()
-
-
 def condense(method, p, own, data, used, train):
-    """Images that are learned: of each class such that they match real ones in what `method` compares."""
+    """Images that are learned: those of each class match real ones of it in what `method` compares."""
     workers.keep_memory()
     workers.set_threads(math.prod(data.images.shape[2:]) * used["network"]["width"] * own.batch_real)
     settings = {**used, "baseline": {"ipc": p.ipc, "seed": p.seed, method: own.model_dump(exclude={"iterations"})}}
@@ -150,26 +131,19 @@ def begin(method, p, data):
 
 
 def learn(state, method, p, own, data, used, folder):
-    """Step the images until own.iterations are done: own.outer steps for each fresh network, which is trained on them in between."""
-    device, saved = state.x.device, time.monotonic()
-    families, x = used.get("augmentation", {"families": []})["families"], data.normalised().to(device)
-    real, fresh = [x[data.of_class(label).to(device)] for label in range(len(data.classes))], convnet(data, used)
-    net = convnet(data, used).to(device)
-    gradient, match = learner(net), partial(MATCHES[method], net)
+    """Change the images until own.iterations are done, each with a fresh network."""
+    device, saved, families = state.x.device, time.monotonic(), used.get("augmentation", {"families": []})["families"]
+    x, fresh = data.normalised().to(device), convnet(data, used)
+    real, net = [x[data.of_class(label).to(device)] for label in range(len(data.classes))], convnet(data, used).to(device)
+    turn = partial(MATCHES[method], net), partial(train_network, net, learner(net))
     with bar(own.iterations, method, "iteration", state.iteration // own.outer) as progress:
         for iteration in range(state.iteration // own.outer, own.iterations):
             draws = generator(method, p.seed, iteration)
             set_parameters(net, trajectory.vector(initialise(fresh, draws)).to(device))
-            for step in range(own.outer):
-                if step:
-                    train_network(gradient, net, state.x, state.y, own.inner, own.batch_train, own.learning_rate, families, draws)
-                value, dx = slope(match, real, state.x.split(p.ipc), own.batch_real, families, draws)
-                try:
-                    state.step(dx, 0.0, own.lr_img, 0.0, own.momentum, floor=0.0)
-                except ArithmeticError as error:
-                    raise ArithmeticError(
-                        f"{method} stopped at iteration {iteration + 1}: {error}; lower baseline.{method}.lr_img"
-                    ) from None
+            try:
+                value = improve(state, own, *turn, real, families, draws)
+            except ArithmeticError as error:
+                raise ArithmeticError(f"{method} stopped at iteration {iteration + 1}: {error}; lower baseline.{method}.lr_img") from None
             state.curve.append([iteration + 1, value])
             if store.due(saved):
                 state.save(folder / "rolling.safetensors")
@@ -180,8 +154,18 @@ def learn(state, method, p, own, data, used, folder):
     (folder / "rolling.safetensors").unlink(missing_ok=True)
 
 
+def improve(state, own, match, train, real, families, draws):
+    """own.outer steps of the images; between two of these the network is trained on them. Gives the loss before the last step."""
+    for step in range(own.outer):
+        if step:
+            train(state.x, state.y, own.inner, own.batch_train, own.learning_rate, families, draws)
+        value, dx = slope(match, real, state.x.split(len(state.x) // len(real)), own.batch_real, families, draws)
+        state.step(dx, 0.0, own.lr_img, 0.0, own.momentum, floor=0.0)
+    return value
+
+
 def slope(match, real, x, batch, families, draws):
-    """The sum over classes of what `match` measures, between `batch` real images and the synthetic, and its derivative by these."""
+    """The sum over classes of what `match` measures between `batch` of the real images and x, and its derivative by x, all classes'."""
     found = []
     for label, (images, own) in enumerate(zip(real, x, strict=True)):
         some = images[torch.randperm(len(images), generator=draws)[:batch].to(images.device)]
@@ -196,12 +180,31 @@ def siamese(families, draws):
     return lambda images: dsa.apply(images, drawn and drawn._replace(u=drawn.u.expand(len(images), -1)))
 
 
-def features(net, label, real, x, augment):
-    """DM: compared are the means of what the convolutions give."""
-    return distribution_matching.match(before_last(net), real, x, augment)
+def train_network(net, gradient, x, y, epochs, batch, learning_rate, families, draws, done=lambda: None):
+    """Train `net` on images and labels from where it stands, by plain SGD; `gradient` is its learner, which trains it in place."""
+    theta = trajectory.vector(net)[None]
+    optimizer = torch.optim.SGD([theta], learning_rate, fused=True)
+    for _ in range(epochs):
+        epoch(gradient, theta, optimizer, x, y, batch, partial(dsa.augment, families=families), [draws])
+        done()
 
 
-MATCHES = {"dc": gradient_matching.match, "dsa": gradient_matching.match, "dm": features}
+def convnet(data, used):
+    """A ConvNet for the images of `data`."""
+    return ConvNet(*data.images.shape[1:3], len(data.classes), **used["network"])
+
+
+def before_last(net):
+    """The network without its last, linear layer: its features (n, F)."""
+    return nn.Sequential(*list(net)[:-1])
+
+
+def match_features(net, _, *images):
+    """What DM compares, whatever the class."""
+    return distribution_matching.match(before_last(net), *images)
+
+
+MATCHES = {"dc": gradient_matching.match, "dsa": gradient_matching.match, "dm": match_features}
 METHODS = {"random": random, "herding": coreset, "k_center": coreset, "dc": condense, "dsa": condense, "dm": condense}
 
 
