@@ -63,8 +63,26 @@ def agrees(about, md5, params):
     """
     code = [{path for path in names if path.endswith(".py")} for names in (about["md5"], md5)]
     files = all(md5.get(path, found) == found for path, found in about["md5"].items())
-    values = all(params.get(section, {}).get(key) == value for section, found in about["params"].items() for key, value in found.items())
-    return code[0] == code[1] and files and values
+    return code[0] == code[1] and files and says(nested(params), about["params"])
+
+
+def nested(params):
+    """The sections of a lock, where a key in a section may stand alone: baseline.seed."""
+    found = {}
+    for name, value in params.items():
+        *sections, key = name.split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return found
+
+
+def says(whole, part):
+    """Whether the mapping `whole` says all that `part` says; it may say more."""
+    if not isinstance(whole, dict) or not isinstance(part, dict):
+        return whole == part
+    return all(key in whole and says(whole[key], value) for key, value in part.items())
 
 
 def in_use(lock):

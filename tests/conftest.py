@@ -11,6 +11,13 @@ TINY = {
     "network": {"width": 4},
     "experts": {"count": 2, "epochs": 3},
     "distill": {"iterations": 4, "syn_steps": 3, "max_start_epoch": 2, "validate": {"every": 2, "networks": 1, "epochs": 2}},
+    "baseline": {
+        "herding": {"epochs": 2},
+        "k_center": {"epochs": 2},
+        "dc": {"iterations": 4, "outer": 2, "batch_real": 500},
+        "dsa": {"iterations": 4, "outer": 2, "batch_real": 20},
+        "dm": {"iterations": 4, "batch_real": 20},
+    },
     "architectures": ["ConvNet", "AlexNet"],
     "evaluate": {"networks": 2, "epochs": {"ConvNet": 4, "AlexNet": 2}, "learning_rates": [0.01, 0.1]},
     "whole": {"networks": 1, "epochs": {"ConvNet": 2}, "learning_rates": [0.01]},

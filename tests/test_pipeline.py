@@ -14,9 +14,11 @@ from conftest import ROOT, TINY
 
 from mtt.store import MACHINERY
 from recipes.__main__ import update
+from stages.baseline import METHODS, Baseline
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = PIPELINE["stages"]
+OWN = {"baseline.ipc", "baseline.seed", "baseline.${item.method}"}
 
 
 def commands(stage):
@@ -75,7 +77,15 @@ def test_params_name_the_sections_that_are_read(stage):
     if not all(isinstance(name, ast.Constant) for name in names):
         sections = yaml.safe_load((ROOT / "params.yaml").read_text())
         wanted |= {word for word in commands(stage)[-1].split() if word in sections}
-    assert set(STAGES[stage].get("params", [])) == wanted
+    assert {name.split(".")[0] for name in STAGES[stage].get("params", [])} == wanted
+    assert {name for name in STAGES[stage].get("params", []) if "." in name} == (OWN if stage == "baseline" else set())
+
+
+def test_a_comparison_method_has_settings_of_its_own_beside_those_that_all_share():
+    """So that other iterations of one do not rerun another."""
+    assert {f"baseline.{name}" for name in Baseline.model_fields} == {
+        key.replace("${item.method}", name) for key in OWN for name in METHODS
+    }
 
 
 @pytest.mark.parametrize("stage", STAGES)

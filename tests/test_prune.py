@@ -1,6 +1,7 @@
 import hashlib
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -71,6 +72,22 @@ def test_what_a_lock_of_any_branch_names_is_kept_and_the_rest_removed(repository
     assert said.count("remove") == 2 * 3
     assert "needed by refs/heads/wide" in said
     assert "needed by the working tree" in said
+
+
+def test_a_key_that_a_lock_names_alone_is_compared_within_its_section(repository):
+    """As of a comparison method: `baseline.seed` and `baseline.dm`, less the iterations."""
+    (repository / "params.yaml").write_text(yaml.safe_dump({"baseline": {"seed": 1, "dm": {"momentum": 0.5}}}))
+    params = {"baseline.seed": 0, "baseline.dm": {"momentum": 0.5, "iterations": 9}}
+    deps = [{"path": "stages/experts.py", "md5": digest("code")}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"baseline@dm": {"deps": deps, "params": {"params.yaml": params}}}}))
+    kept = {}
+    for seed, momentum in ((0, 0.5), (1, 0.5), (0, 0.9), (2, 0.5)):
+        path = kept[seed, momentum] = store.root() / "baseline@dm" / f"{seed} {momentum}"
+        about = {"stage": "baseline@dm", "params": {"baseline": {"seed": seed, "dm": {"momentum": momentum}}}}
+        path.mkdir(parents=True)
+        (path / store.ABOUT).write_text(json.dumps({**about, "md5": {"stages/experts.py": digest("code")}}))
+    prune.main()
+    assert [settings for settings, path in kept.items() if path.exists()] == [(0, 0.5), (1, 0.5)]
 
 
 def test_an_entry_in_use_is_kept(repository, capsys):
