@@ -220,21 +220,21 @@ def real(p, path, draws):
     if data.canvas_size not in (1, p.canvas_size):
         raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
     times = p.canvas_size // data.canvas_size
-    return textures.tile(data.normalise(data.images[data.some(p.ipc * times**2, draws)]), times)
+    return textures.tile(data.normalised()[data.some(p.ipc * times**2, draws)], times)
 
 
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     """Mean validation accuracy of fresh networks, trained on the images with the learned step size."""
-    scoring, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
+    how, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
     x_val, y_val, scores = held_out.normalised().to(x.device), held_out.labels.to(x.device), []
-    for numbers in groups(range(scoring.networks)):
+    for numbers in groups(range(how.networks)):
         draws = [generator("validate", iteration, number) for number in numbers]
         fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]
         theta = torch.stack(fresh).to(x.device)
-        for epochs, rate in halves(scoring.epochs, alpha):
+        for epochs, rate in halves(how.epochs, alpha):
             fit(
-                gradient, theta, x, y, epochs=epochs, batch=scoring.batch, learning_rate=rate, momentum=scoring.momentum,
-                weight_decay=scoring.weight_decay, augment=augment, generators=draws, samples=p.canvas_samples,
+                gradient, theta, x, y, epochs=epochs, batch=how.batch, learning_rate=rate, momentum=how.momentum,
+                weight_decay=how.weight_decay, augment=augment, generators=draws, samples=p.canvas_samples,
             )  # fmt: skip
         scores += [accuracy(set_parameters(net, own), x_val, y_val) for own in theta]
     return sum(scores) / len(scores)
