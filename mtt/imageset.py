@@ -12,12 +12,16 @@ from pydantic import Field
 
 from mtt import foreign, tensorfile
 
+PIECE = 64  # images that are written at a time
+
 
 @dataclass
 class ImageSet:
     """Images with labels, and what it takes to use them."""
 
-    images: torch.Tensor  # (n, C, H, W): uint8 pixels, or float32 in the normalised space that they were learned in
+    images: (
+        torch.Tensor
+    )  # (n, C, H, W): uint8 pixels, or float32 in the normalised space that they were learned in; or what gives rows of either, to be saved
     labels: torch.Tensor  # (n,) int64 class indices, or (n, K) float32 probabilities
     name: str  # of the data set that the images come from
     classes: list  # K names
@@ -26,11 +30,20 @@ class ImageSet:
     learning_rate: float | None = None  # the learned step size alpha, where one was learned
     provenance: dict = field(default_factory=dict)  # the parameter sections that made the set
 
+    def normalise(self, images):
+        """Some of its images (k, C, H, W), on any device, as a network takes them: float32."""
+        if images.dtype != torch.uint8:
+            return images
+        mean, std = [torch.tensor(numbers, device=images.device).view(-1, 1, 1) for numbers in (self.mean, self.std)]
+        return (images.float() / 255 - mean) / std
+
     def normalised(self):
         """(n, C, H, W) float32: what a network takes."""
-        if self.images.dtype != torch.uint8:
-            return self.images
-        return (self.images.float() / 255 - self._per_channel(self.mean)) / self._per_channel(self.std)
+        return self.normalise(self.images)
+
+    def on(self, device):
+        """What a network takes, for a large set: indexed as `normalised()` is, and normalised when it is taken."""
+        return Normalised(self, device)
 
     def pixels(self):
         """(n, C, H, W) float32 in [0, 1], clipped: what an eye takes."""
@@ -58,13 +71,35 @@ class ImageSet:
         return torch.cat(chosen)
 
     def save(self, path):
-        """Write the set to `path`."""
+        """Write the set to `path`, some images at a time: they may be made when they are taken."""
         header = {name: value for name, value in vars(self).items() if name not in ("images", "labels")}
-        tensorfile.save(path, {"images": self.images, "labels": self.labels}, {"kind": "set", **header})
+        pieces = (self.images[index] for index in torch.arange(len(self.images)).split(PIECE))
+        images, labels = (self.images.dtype, self.images.shape, pieces), (self.labels.dtype, self.labels.shape, [self.labels])
+        tensorfile.stream(path, {"images": images, "labels": labels}, {"kind": "set", **header})
 
     @staticmethod
     def _per_channel(numbers):
         return torch.tensor(numbers).view(1, -1, 1, 1)
+
+
+class Normalised:
+    """The images of a set on `device`, float32 for those that are taken; as they are, uint8 pixels take a quarter of the memory.
+
+    On a GPU they stay where they are, mapped from their file, where they would fill half of its free memory.
+    """
+
+    def __init__(self, data, device):
+        self.normalise, self.images, self.device = data.normalise, data.images, torch.device(device)
+        if self.device.type != "cuda" or self.images.nbytes < torch.cuda.mem_get_info(self.device)[0] / 2:
+            self.images = self.images.to(self.device)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        """(k, C, H, W) for a slice or indices (k,) on any device."""
+        index = index.to(self.images.device) if isinstance(index, torch.Tensor) else index
+        return self.normalise(self.images[index].to(self.device))
 
 
 class About(foreign.Schema):

@@ -172,7 +172,7 @@ def begin(p, index, images, how):
         data = imageset.load(images)
         if data.labels.ndim > 1:
             raise ValueError(f"{images}: found a row of probabilities for each image; wanted its class, to start from")
-        x = data.normalised()[data.some(p.ipc, draws)]
+        x = data.normalise(data.images[data.some(p.ipc, draws)])
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if batch > len(x):
         raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")
@@ -183,7 +183,7 @@ def begin(p, index, images, how):
 
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     """Mean validation accuracy of p.networks fresh networks, trained on the images with the learned step size."""
-    x_val, y_val, scores = held_out.normalised().to(x.device), held_out.labels.to(x.device), []
+    x_val, y_val, scores = held_out.on(x.device), held_out.labels.to(x.device), []
     for numbers in groups(range(p.networks)):
         draws = [generator("validate", iteration, number) for number in numbers]
         fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]

@@ -111,14 +111,14 @@ def train_half(half, images, validation, test, architecture, network, augmentati
     epochs, rate = halves(p.epochs[architecture], rate)[half]
     theta = torch.as_tensor(theta).to(device)
     fit(
-        gradient, theta, data.normalised().to(device), data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
+        gradient, theta, data.on(device), data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
         momentum=p.momentum, weight_decay=p.weight_decay, augment=partial(dsa.augment, families=augmentation.families),
         generators=draws, tick=tick,
     )  # fmt: skip
     if half == 0:
         return theta.cpu().numpy()  # between processes a tensor would travel through /dev/shm, small in containers
     held_out = loaded(test if part == "test" else validation)
-    x, y = held_out.normalised().to(device), held_out.labels.to(device)
+    x, y = held_out.on(device), held_out.labels.to(device)
     return [accuracy(set_parameters(net, own), x, y) for own in theta]
 
 

@@ -1,21 +1,30 @@
 """Raw images -> train, validation and test sets, uint8, with how to normalise them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+import torch
+from pydantic import AfterValidator, Field
 
 from mtt import images
-from mtt.imageset import ImageSet
+from mtt.imageset import PIECE, ImageSet
 from mtt.params import Section, read, run
 from mtt.seeds import generator
+
+
+def once(indices):
+    """The same list. Raises ValueError where an index stands twice."""
+    if len(set(indices)) < len(indices):
+        raise ValueError("each index once")
+    return indices
 
 
 class Prepare(Section):
     """`prepare:`"""
 
     raw: str  # where raw images lie; data/raw/README.md says what to put there
-    set: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "folder"]
-    side: int = Field(ge=8)  # pixels, of `folder`; the other sets have their own
+    set: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet", "folder"]
+    classes: Literal["all"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2), AfterValidator(once)]  # kept, in this order
+    side: int = Field(ge=8)  # pixels, of `folder` and `ImageNet`; the other sets have their own
     test: float = Field(gt=0, lt=1)  # share of each class held out, where the set has no test split
     validation: float = Field(gt=0, lt=1)  # share of each class of train held out to select on
     seed: int = Field(ge=0)  # of both splits
@@ -24,7 +33,7 @@ class Prepare(Section):
 def main(raw, train, validation, test):
     """Write the three sets to the given paths."""
     p = read("prepare", Prepare)
-    found = images.load(p.set, raw, p.side)
+    found = images.load(p.set, raw, p.side, p.classes)
     parts = {train: found.train, test: found.test}
     if found.test is None:
         parts[train], parts[test] = cut(found.train, p.test, generator("test", p.seed))
@@ -43,15 +52,20 @@ def main(raw, train, validation, test):
 
 def cut(part, share, draws):
     """(images, labels) in two: the rest, and `share` of each class."""
-    return [(part[0][index], part[1][index]) for index in images.split(part[1], share, draws)]
+    return [images.chosen(part, index) for index in images.split(part[1], share, draws)]
 
 
 def normalisation(found, x):
     """Mean and deviation per channel of pixels in [0, 1]: the published ones, or those of the training images."""
     if found.mean is not None:
         return found.mean, found.std
-    x = x.double() / 255
-    return [[round(float(v), 4) for v in statistic] for statistic in (x.mean((0, 2, 3)), x.std((0, 2, 3)))]
+    counts, values = torch.zeros(x.shape[1], 256, dtype=torch.float64), torch.arange(256).double() / 255
+    for index in torch.arange(len(x)).split(PIECE):
+        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in x[index].unbind(1)])
+    n = counts[0].sum()
+    mean = counts @ values / n
+    std = ((counts * (values - mean[:, None]) ** 2).sum(1) / (n - 1)).sqrt()
+    return [[round(float(number), 4) for number in statistic] for statistic in (mean, std)]
 
 
 if __name__ == "__main__":
