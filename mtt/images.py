@@ -1,6 +1,6 @@
 """Raw image sets: what their files hold, as uint8 tensors. One function for each set, and the table SETS of them all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +24,27 @@ class Raw:
 
 
 class Rows:
-    """Some rows of images, indexed as the tensor of them would be, but taken only then."""
+    """Some rows of images, or of their first channels, indexed as the tensor of them would be, but taken only then."""
 
-    def __init__(self, images, index):
-        self.images, self.index, self.dtype = images, index, images.dtype
+    def __init__(self, images, index, channels=None):
+        self.images, self.index, self.dtype, self.channels = images, index, images.dtype, channels or images.shape[1]
 
     @property
     def shape(self):
         """(n, C, H, W)."""
-        return len(self), *self.images.shape[1:]
+        return len(self), self.channels, *self.images.shape[2:]
 
     def __len__(self):
         return len(self.index)
 
     def __getitem__(self, index):
         """(k, C, H, W) uint8 for a slice or indices (k,)."""
-        return self.images[self.index[index]]
+        return self.images[self.index[index]][:, : self.channels]
+
+
+def pieces(images):
+    """All of the images, some at a time."""
+    return (images[index] for index in torch.arange(len(images)).split(16))
 
 
 def digits(root, side):
@@ -162,7 +167,8 @@ SETS = {
 def load(name, root, side, classes="all"):
     """The Raw set called `name` in SETS, from `root`: all its `classes`, or those of a list of indices, in that order.
 
-    Raises ValueError, naming the place, for data that are missing or broken; image files are not looked into before they are taken.
+    Raises ValueError, naming the place, for data that are missing or broken. Of image files none is read before it is taken, but for
+    those of `folder`: one channel is kept where all of them are grey.
     """
     raw = SETS[name](root, side)
     for part, (images, labels) in (("train", raw.train), ("test", raw.test or raw.train)):
@@ -171,7 +177,8 @@ def load(name, root, side, classes="all"):
         if not 0 <= int(labels.min()) <= int(labels.max()) < len(raw.classes):
             found = f"{int(labels.min())} to {int(labels.max())}"
             raise ValueError(f"{root}: found {part} labels of {name} from {found}; wanted 0 to {len(raw.classes) - 1}")
-    return raw if classes == "all" else kept(raw, classes, name)
+    raw = raw if classes == "all" else kept(raw, classes, name)
+    return raw if raw.mean or raw.train[0].shape[1] == 1 else greyed(raw)
 
 
 def kept(raw, classes, name):
@@ -185,7 +192,16 @@ def kept(raw, classes, name):
         images, labels = chosen(part, (number[part[1]] >= 0).nonzero().squeeze(1))
         return images, number[labels]
 
-    return Raw(of(raw.train), raw.test and of(raw.test), [raw.classes[index] for index in classes], raw.mean, raw.std)
+    return replace(raw, train=of(raw.train), test=raw.test and of(raw.test), classes=[raw.classes[index] for index in classes])
+
+
+def greyed(raw):
+    """The Raw set with one channel where every image is grey; looks no further than the first that is not."""
+    parts = [part for part in (raw.train, raw.test) if part]
+    if not all((x[:, :1] == x).all() for images, _ in parts for x in pieces(images)):
+        return raw
+    train, *test = [(Rows(images, torch.arange(len(images)), channels=1), labels) for images, labels in parts]
+    return replace(raw, train=train, test=test[0] if test else None)
 
 
 def chosen(part, index):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mtt import foreign, tensorfile
 
-PIECE = 64  # images that are written at a time
+PIECE = 16  # images that are written at a time
 
 
 @dataclass

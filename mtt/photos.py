@@ -5,34 +5,22 @@ import torch
 
 from mtt.vision import torchvision
 
-TOGETHER = 64  # images that are looked at together
-
 
 class Photos:
-    """Image files, indexed as the tensor (n, channels, side, side) of them all would be; no image is kept."""
+    """Image files, indexed as the tensor (n, 3, side, side) of them all would be; no image is kept."""
 
-    dtype, channels = torch.uint8, 3
+    dtype = torch.uint8
 
     def __init__(self, paths, side):
-        self.paths, self.side = paths, side
-
-    @property
-    def shape(self):
-        """(n, channels, side, side)."""
-        return len(self.paths), self.channels, self.side, self.side
+        self.paths, self.shape = paths, (len(paths), 3, side, side)
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
-        """(k, channels, side, side) uint8 for a slice or indices (k,). Raises ValueError, naming the file, for one that is no image."""
+        """(k, 3, side, side) uint8 for a slice or indices (k,). Raises ValueError, naming the file, for one that is no image."""
         numbers = range(len(self))[index] if isinstance(index, slice) else index.tolist()
-        return torch.stack([decoded(self.paths[number], self.side)[: self.channels] for number in numbers])
-
-    def grey(self):
-        """Whether every image is grey; looks no further than the first that is not."""
-        chunks = (self[first : first + TOGETHER] for first in range(0, len(self), TOGETHER))
-        return all((x[:, :1] == x).all() for x in chunks)
+        return torch.stack([decoded(self.paths[number], self.shape[-1]) for number in numbers])
 
 
 def decoded(path, side):

@@ -11,7 +11,7 @@ TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def folder(root, side):
-    """Any tree with one folder per class, in `root` or in its train/ and test/. One channel where every image of all is grey."""
+    """Any tree with one folder per class, in `root` or in its train/ and test/."""
     root = Path(root)
     if (root / "train").is_dir() and (root / "test").is_dir():
         (train, classes), (test, found) = [_tree(root / part, side) for part in ("train", "test")]
@@ -19,10 +19,6 @@ def folder(root, side):
             raise ValueError(f"{root / 'test'}: found the classes {found}; wanted those of train, {classes}")
     else:
         (train, classes), test = _tree(root, side), None
-    photos = [part[0] for part in (train, test) if part]
-    if all(each.grey() for each in photos):
-        for each in photos:
-            each.channels = 1
     return train, test, classes
 
 

@@ -6,16 +6,16 @@ import torch
 from pydantic import AfterValidator, Field
 
 from mtt import images
-from mtt.imageset import PIECE, ImageSet
+from mtt.imageset import ImageSet
 from mtt.params import Section, read, run
 from mtt.seeds import generator
 
 
-def once(indices):
-    """The same list. Raises ValueError where an index stands twice."""
-    if len(set(indices)) < len(indices):
-        raise ValueError("each index once")
-    return indices
+def indices(found):
+    """The list `found`. Raises ValueError where an index stands twice, or below 0."""
+    if len(set(found)) < len(found) or min(found) < 0:
+        raise ValueError("each index once, the first being 0")
+    return found
 
 
 class Prepare(Section):
@@ -23,7 +23,7 @@ class Prepare(Section):
 
     raw: str  # where raw images lie; data/raw/README.md says what to put there
     set: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet", "folder"]
-    classes: Literal["all"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2), AfterValidator(once)]  # kept, in this order
+    classes: Literal["all"] | Annotated[list[int], Field(min_length=2), AfterValidator(indices)]  # kept, in this order
     side: int = Field(ge=8)  # pixels, of `folder` and `ImageNet`; the other sets have their own
     test: float = Field(gt=0, lt=1)  # share of each class held out, where the set has no test split
     validation: float = Field(gt=0, lt=1)  # share of each class of train held out to select on
@@ -60,8 +60,8 @@ def normalisation(found, x):
     if found.mean is not None:
         return found.mean, found.std
     counts, values = torch.zeros(x.shape[1], 256, dtype=torch.float64), torch.arange(256).double() / 255
-    for index in torch.arange(len(x)).split(PIECE):
-        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in x[index].unbind(1)])
+    for piece in images.pieces(x):
+        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in piece.unbind(1)])
     n = counts[0].sum()
     mean = counts @ values / n
     std = ((counts * (values - mean[:, None]) ** 2).sum(1) / (n - 1)).sqrt()

@@ -5,14 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from raw import CIFAR, idx, random_bytes, write_cifar, write_idx
 
 from mtt import images, imageset
 from mtt.seeds import generator
 from mtt.vision import torchvision
-
-
-def random_bytes(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def tensor(array):
@@ -42,25 +39,6 @@ def test_digits_come_with_the_package_and_are_scaled_to_bytes(tmp_path):
 
 
 # MNIST and Fashion-MNIST: idx files
-
-
-def idx(array):
-    """An idx file of unsigned bytes: two zeros, the type 8, the number of axes, the sizes, big-endian; then the numbers."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-PARTS = {"train": 30, "t10k": 20}
-
-
-def write_idx(root, name="MNIST"):
-    """The four files, small; gives {part: (images, labels)}."""
-    folder, written = root / name / "raw", {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, n in PARTS.items():
-        written[part] = random_bytes(n, 28, 28, seed=n), (np.arange(n) * 3 % 10).astype(np.uint8)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(written[part][0]))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(written[part][1]))
-    return written
 
 
 @pytest.fixture
@@ -141,26 +119,6 @@ def test_labels_beyond_the_classes_are_refused(tmp_path):
 
 
 # CIFAR: binary records
-
-CIFAR = {
-    "CIFAR10": ("cifar-10-batches-bin", [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin", "batches.meta.txt", 1, 10),
-    "CIFAR100": ("cifar-100-binary", ["train.bin"], "test.bin", "fine_label_names.txt", 2, 100),
-}
-
-
-def write_cifar(root, name):
-    """The binary version, small: label bytes (coarse, then fine) and 3072 pixels a record; gives the records, train and test."""
-    folder, train, test, names, label_bytes, classes = CIFAR[name]
-    (root / folder).mkdir(parents=True)
-    written = []
-    for k, file in enumerate([*train, test]):
-        records = random_bytes(7, label_bytes + 3072, seed=k)
-        records[:, :label_bytes] %= 20
-        records[:, label_bytes - 1] %= classes
-        (root / folder / file).write_bytes(records.tobytes())
-        written.append(records)
-    (root / folder / names).write_text("".join(f"class_{k}\n" for k in range(classes)) + "\n")
-    return np.concatenate(written[:-1]), written[-1]
 
 
 @pytest.mark.parametrize("name", CIFAR)

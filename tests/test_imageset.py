@@ -55,6 +55,24 @@ def test_normalising_is_per_channel():
     assert data.normalised().dtype == torch.float32
 
 
+@pytest.mark.parametrize("make", [example, learned])
+@pytest.mark.parametrize("index", [slice(1, 4), slice(4, 99), torch.tensor([5, 0, 0, 2])], ids=str)
+def test_images_normalised_when_they_are_taken_are_those_of_the_whole_bit_for_bit(make, index):
+    data = make()
+    assert torch.equal(data.on("cpu")[index], data.normalised()[index])
+    assert len(data.on("cpu")) == 6
+
+
+def test_a_set_is_used_from_its_file_without_a_copy(tmp_path):
+    """Loaded, and on the CPU, its pixels lie where the file is mapped."""
+    example().save(tmp_path / "set.safetensors")
+    found = imageset.load(tmp_path / "set.safetensors")
+    place = found.images.data_ptr()
+    assert found.on("cpu").images.data_ptr() == place
+    maps = [line.split() for line in open("/proc/self/maps") if line.rstrip().endswith(str(tmp_path / "set.safetensors"))]
+    assert any(int(span.split("-")[0], 16) <= place < int(span.split("-")[1], 16) for span, *_ in maps)
+
+
 def test_pixels_and_normalised_undo_each_other():
     """uint8 -> normalised -> pixels -> the same uint8."""
     data = example()
