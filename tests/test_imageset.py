@@ -1,4 +1,5 @@
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,8 +70,9 @@ def test_a_set_is_used_from_its_file_without_a_copy(tmp_path):
     found = imageset.load(tmp_path / "set.safetensors")
     place = found.images.data_ptr()
     assert found.on("cpu").images.data_ptr() == place
-    maps = [line.split() for line in open("/proc/self/maps") if line.rstrip().endswith(str(tmp_path / "set.safetensors"))]
-    assert any(int(span.split("-")[0], 16) <= place < int(span.split("-")[1], 16) for span, *_ in maps)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [[int(end, 16) for end in line[0].split("-")] for line in lines if line[-1] == str(tmp_path / "set.safetensors")]
+    assert any(first <= place < last for first, last in spans)
 
 
 def test_pixels_and_normalised_undo_each_other():
