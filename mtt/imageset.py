@@ -30,26 +30,23 @@ class ImageSet:
     learning_rate: float | None = None  # the learned step size alpha, where one was learned
     provenance: dict = field(default_factory=dict)  # the parameter sections that made the set
 
-    def normalise(self, images):
-        """Some of its images (k, C, H, W), on any device, as a network takes them: float32."""
-        if images.dtype != torch.uint8:
-            return images
-        mean, std = [torch.tensor(numbers, device=images.device).view(-1, 1, 1) for numbers in (self.mean, self.std)]
-        return (images.float() / 255 - mean) / std
-
     def normalised(self):
         """(n, C, H, W) float32: what a network takes."""
-        return self.normalise(self.images)
+        return self.images if self.images.dtype != torch.uint8 else self.normalise(self.images)
+
+    def normalise(self, images):
+        """uint8 images (n, C, H, W), on any device, as this set's are normalised; float32."""
+        return (images.float() / 255 - _per_channel(self.mean, images)) / _per_channel(self.std, images)
 
     def on(self, device):
-        """What a network takes, for a large set: indexed as `normalised()` is, and normalised when it is taken."""
+        """What a network takes, for a large set: indexed as `normalised()` is, but normalised only when it is taken."""
         return Normalised(self, device)
 
     def pixels(self):
         """(n, C, H, W) float32 in [0, 1], clipped: what an eye takes."""
         if self.images.dtype == torch.uint8:
             return self.images.float() / 255
-        return (self.images * self._per_channel(self.std) + self._per_channel(self.mean)).clamp(0, 1)
+        return (self.images * _per_channel(self.std, self.images) + _per_channel(self.mean, self.images)).clamp(0, 1)
 
     def about(self):
         """What sets that are used together must share."""
@@ -77,9 +74,9 @@ class ImageSet:
         images, labels = (self.images.dtype, self.images.shape, pieces), (self.labels.dtype, self.labels.shape, [self.labels])
         tensorfile.stream(path, {"images": images, "labels": labels}, {"kind": "set", **header})
 
-    @staticmethod
-    def _per_channel(numbers):
-        return torch.tensor(numbers).view(1, -1, 1, 1)
+
+def _per_channel(numbers, images):
+    return torch.tensor(numbers, device=images.device).view(1, -1, 1, 1)
 
 
 class Normalised:
@@ -99,7 +96,8 @@ class Normalised:
     def __getitem__(self, index):
         """(k, C, H, W) for a slice or indices (k,) on any device."""
         index = index.to(self.images.device) if isinstance(index, torch.Tensor) else index
-        return self.normalise(self.images[index].to(self.device))
+        images = self.images[index].to(self.device)
+        return images if images.dtype != torch.uint8 else self.normalise(images)
 
 
 class About(foreign.Schema):

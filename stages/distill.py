@@ -172,7 +172,7 @@ def begin(p, index, images, how):
         data = imageset.load(images)
         if data.labels.ndim > 1:
             raise ValueError(f"{images}: found a row of probabilities for each image; wanted its class, to start from")
-        x = data.normalise(data.images[data.some(p.ipc, draws)])
+        x = data.on("cpu")[data.some(p.ipc, draws)]
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if batch > len(x):
         raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")

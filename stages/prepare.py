@@ -18,12 +18,15 @@ def indices(found):
     return found
 
 
+Indices = Annotated[list[int], Field(min_length=2), AfterValidator(indices)]
+
+
 class Prepare(Section):
     """`prepare:`"""
 
     raw: str  # where raw images lie; data/raw/README.md says what to put there
     set: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet", "folder"]
-    classes: Literal["all"] | Annotated[list[int], Field(min_length=2), AfterValidator(indices)]  # kept, in this order
+    classes: Literal["all"] | Indices = Field(exclude_if=lambda kept: kept == "all")  # in this order; "all" stands in no set's provenance
     side: int = Field(ge=8)  # pixels, of `folder` and `ImageNet`; the other sets have their own
     test: float = Field(gt=0, lt=1)  # share of each class held out, where the set has no test split
     validation: float = Field(gt=0, lt=1)  # share of each class of train held out to select on

@@ -8,14 +8,14 @@ import torch
 from conftest import ROOT
 from PIL import Image
 from raw import write_imagenet, write_jpegs, write_tiny_imagenet
-from torchvision.transforms.functional import pil_to_tensor
 
 from mtt import images, imageset, photos
+from mtt.vision import torchvision
 
 
 def picture(path):
     with Image.open(path) as opened:
-        return pil_to_tensor(opened.convert("RGB"))
+        return torchvision.transforms.functional.pil_to_tensor(opened.convert("RGB"))
 
 
 @pytest.fixture
