@@ -48,7 +48,9 @@ def comment(name):
     whole, read = c["epochs"] + 1, c["read"]
     buffer = f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots, {size_of(read * c['snapshot'])} of the {read} that are read"
     fewer = f" ({work((read - 1) * c['epoch'])} with experts.epochs = {read - 1}, which suffices)" if read < whole else ""
-    rest = f"experts {work(c['epochs'] * c['epoch'])}{fewer}; distillation {work(c['distillation'])}; its validation {work(c['validation'])}"
+    rest = (
+        f"experts {work(c['epochs'] * c['epoch'])}{fewer}; distillation {work(c['distillation'])}; its validation {work(c['validation'])}"
+    )
     text = f"By estimate (python -m benchmarks.cost {name}): {c['parameters']:,} parameters; {buffer}; {rest}."
     return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
 

@@ -64,7 +64,8 @@ class Buffer:
 
     def check_set(self, path, about):
         """Raise ValueError unless the set in `path`, which is `about` that, is the one the experts were trained on."""
-        wanted = {"name": self.index["set"], **{key: self.index[key] for key in ("classes", "mean", "std", "shape")}}
+        keys = ("classes", "mean", "std", "shape", *({"whitening"} & self.index.keys()))
+        wanted = {"name": self.index["set"], **{key: self.index[key] for key in keys}}
         if about != wanted:
             raise ValueError(f"{path}: found {about}; wanted {wanted}, as in {self.path}")
 

@@ -41,7 +41,8 @@ def trajectories(*words):
         raise ValueError(f"{out}: found files there; wanted an empty folder or none")
     with torch.device("meta"):
         layout = trajectory.layout(_convnet(network, about))
-    header = {"network": network, "layout": layout, "augmentation": {"families": p.families}, "normalised_by": "mean and std"}
+    header = {"network": network, "layout": layout, "augmentation": {"families": p.families}}
+    header["normalised_by"] = "ZCA" if "whitening" in about else "mean and std"
     header |= {"set" if key == "name" else key: value for key, value in about.items()}
     beside = store.emptied(out.with_name(f"{out.name}.tmp"))
     try:
@@ -108,7 +109,8 @@ def images(*words):
     if p.learning_rate is not None and not 0 < p.learning_rate < float("inf"):
         raise ValueError(f"{HERE}: found --learning-rate {p.learning_rate}; wanted more than 0")
     provenance = {"imported": {"images": store.digest(p.images), "labels": store.digest(p.labels)}}
-    found = ImageSet(x, y, **about, learning_rate=p.learning_rate, provenance=provenance)
+    whitening = imageset.load(p.like).whitening if about.pop("whitening", None) else None
+    found = ImageSet(x, y, **about, learning_rate=p.learning_rate, provenance=provenance, whitening=whitening)
     imageset.check(f"{p.images}, {p.labels}", found)
     found.save(p.to)
     print(f"{p.to}: {len(x)} images {tuple(x.shape[1:])}, {len(found.classes)} classes")

@@ -19,16 +19,17 @@ def initialise(network, generator):
     return network
 
 
-def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick=lambda loss: None):
+def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick=lambda loss: None, samples=1):
     """One pass of E networks theta (E, P) over (images, labels), each in an order of its own, `batch` images a step.
 
     `images` is a tensor, or what gives tensors for indices as one would (imageset.Normalised), so that a large set is not held in float32;
     `gradient(theta, x, y)` gives the sum of their losses and its gradient (E, P) for x (E, n, C, H, W) and y (E, n);
     `augment(images, generator)` the images as a network sees them; `generators` are E, one for each network.
-    `tick(loss)` gets their mean loss after each step.
+    `tick(loss)` gets their mean loss after each step. Each image of a step is used `samples` times, augmented anew each time.
     """
     orders = torch.stack([torch.randperm(len(images), generator=draws) for draws in generators]).to(labels.device)
     for chunks in orders.split(batch, dim=1):
+        chunks = chunks.repeat_interleave(samples, dim=1)
         x = torch.stack([augment(images[chunk], generator=draws) for chunk, draws in zip(chunks, generators, strict=True)])
         loss, theta.grad = gradient(theta, x, labels[chunks])
         optimizer.step()
@@ -36,8 +37,9 @@ def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators
 
 
 def fit(
-    gradient, theta, images, labels, *, epochs, batch, learning_rate, momentum, weight_decay, augment, generators, tick=lambda loss: None
-):
+    gradient, theta, images, labels, *, epochs, batch, learning_rate, momentum, weight_decay, augment, generators,
+    tick=lambda loss: None, samples=1,
+):  # fmt: skip
     """Half of a training by the protocol of the paper (its appendix): SGD from theta (E, P), which it changes, at one learning rate.
 
     A training is two such halves, the second at a tenth of the rate. Each starts an optimiser of its own, so at half the
@@ -45,7 +47,7 @@ def fit(
     """
     optimizer = torch.optim.SGD([theta], learning_rate, momentum, weight_decay=weight_decay, fused=True)
     for _ in range(epochs):
-        epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick)
+        epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick, samples)
 
 
 def halves(epochs, learning_rate):

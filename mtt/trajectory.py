@@ -74,6 +74,7 @@ class About(foreign.Schema):
     shape: foreign.several(Annotated[int, Field(ge=1, le=1 << 16)], min_length=3, max_length=3) = None  # of an image
     mean: foreign.several(float) = None
     std: foreign.several(Annotated[float, Field(gt=0)]) = None
+    whitening: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = None  # its digest, where the set is whitened
     accuracy: foreign.several(Annotated[float, Field(ge=0, le=1)] | None) = None  # of each snapshot; null: not known
 
 

@@ -6,7 +6,7 @@ Notation (Cazenavette et al. 2022, Algorithm 1; the discrete adjoint of its inne
     target    (P,)            the expert's parameters M epochs after theta_0
     x, y      (n, C, H, W)    the synthetic images, and their labels, (n,) or (n, K)
     alpha     ()              the learned step size
-    b_i, A_i                  step i's mini-batch (indices) and its draw of the augmentation
+    b_i, A_i                  step i's mini-batch (indices, some more than once) and its draw of crops and augmentation
     g_i       (P,)            gradient by theta of l(theta_i, A_i(x[b_i]), y[b_i])
 
 Forward:   theta_{i+1} = theta_i - alpha g_i
@@ -95,6 +95,6 @@ def match(step, theta, target, x, y, alpha, steps):
         seen = augment(x_b)
         s, ds_dtheta, ds_dseen = step.pullback(thetas[i], seen.detach(), y[b], lam)
         dalpha -= s
-        dx[b] -= alpha * torch.autograd.grad(seen, x_b, ds_dseen)[0]  # b is a piece of a permutation: no index twice
+        dx.index_add_(0, b, alpha * torch.autograd.grad(seen, x_b, ds_dseen)[0], alpha=-1)  # an image used twice in a step gets both
         lam = lam - alpha * ds_dtheta
     return value, dx, dalpha

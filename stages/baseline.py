@@ -1,9 +1,10 @@
 """Train -> the set of a comparison method, in the same file format as the distilled one (a DVC matrix over methods)."""
 
+from dataclasses import replace
+
 from pydantic import Field
 
 from mtt import imageset
-from mtt.imageset import ImageSet
 from mtt.params import Section, read, run
 from mtt.seeds import generator
 
@@ -29,7 +30,7 @@ def main(method, train, out):
     data = imageset.load(train)
     chosen = METHODS[method](data, p.ipc, generator(method, p.seed))
     provenance = {"baseline": {"method": method, **p.model_dump()}}
-    ImageSet(data.images[chosen], data.labels[chosen], data.name, data.classes, data.mean, data.std, provenance=provenance).save(out)
+    replace(data, images=data.images[chosen], labels=data.labels[chosen], provenance=provenance).save(out)
     print(f"{out}: {len(chosen)} images")
 
 

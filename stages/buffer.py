@@ -22,6 +22,7 @@ class Buffer(Section):
 
 
 TOGETHER = ("layout", "network", "augmentation", "set", "classes", "shape", "mean", "std", "normalised_by", "experts")
+SOMETIMES = ("whitening",)  # together too, where they are there
 
 
 def main(experts, out, plot):
@@ -34,7 +35,7 @@ def main(experts, out, plot):
     for expert in found:
         check(expert, found[0], wanted, p)
     out = store.emptied(out)
-    common = {key: found[0].header[key] for key in TOGETHER}
+    common = {key: found[0].header[key] for key in (*TOGETHER, *SOMETIMES) if key in found[0].header}
     common["snapshots"] = len(found[0]) if p.snapshots == "all" else p.snapshots
     if p.dtype != "float32":  # which stands in no index: buffers that were made before there was another keep their bytes
         common["dtype"] = p.dtype
@@ -48,7 +49,7 @@ def check(expert, first, wanted, p):
     """Raise ValueError unless `expert` belongs with `first`, with params.yaml, and is long enough."""
     if missing := [key for key in (*TOGETHER, "accuracy") if key not in expert.header]:
         raise ValueError(f"{expert.path}: found a header without {', '.join(missing)}; wanted a trajectory of stage experts")
-    for key in TOGETHER:
+    for key in (*TOGETHER, *SOMETIMES):
         if expert.header.get(key) != first.header.get(key):
             raise ValueError(f"{expert.path}: found {key} {expert.header.get(key)}; wanted {first.header.get(key)}, as in {first.path}")
     for section, values in wanted.items():

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mtt import imageset
+from mtt import imageset, whitening
 from mtt.params import Augmentation, Network, read, read_all, run
 from stages.baseline import METHODS, Baseline
 from stages.buffer import Buffer
@@ -58,6 +58,14 @@ def between(values):
         yield line("buffer.snapshots", buffer.snapshots, wanted)
     if buffer.segment > experts.epochs:
         yield line("buffer.segment", buffer.segment, f"at most experts.epochs = {experts.epochs}")
+    prepare = values["prepare"]
+    if prepare.zca and prepare.side > whitening.LARGEST:
+        wanted = f"at most {whitening.LARGEST} with prepare.zca: the covariance of larger images would take gigabytes"
+        yield line("prepare.side", prepare.side, wanted)
+    if prepare.zca and distill.canvas_size > 1:
+        yield line("distill.canvas_size", distill.canvas_size, "1 with prepare.zca: a whitening is of whole images, not of crops")
+    if distill.canvas_samples > 1 and distill.canvas_size == 1:
+        yield line("distill.canvas_samples", distill.canvas_samples, "1 with distill.canvas_size = 1: there is nothing to crop")
     if values["baseline"].ipc != distill.ipc:
         yield line("baseline.ipc", values["baseline"].ipc, f"distill.ipc = {distill.ipc}, or the comparison is not one")
     if missing := set(values["methods"]) - {"distilled", *values["baselines"]}:
@@ -72,10 +80,12 @@ def between(values):
 
 def against(train, values):
     """What must hold between params.yaml and the training set."""
-    smallest = min((len(train.of_class(label)), name) for label, name in enumerate(train.classes))
+    fewest, name = min((len(train.of_class(label)), name) for label, name in enumerate(train.classes))
     distill = values["distill"]
-    if distill.ipc > smallest[0]:
-        yield f"params.yaml: distill.ipc = {distill.ipc}; wanted at most {smallest[0]}, the images of class {smallest[1]!r}"
+    times = distill.canvas_size // train.canvas_size
+    if (needed := distill.ipc * times**2) > fewest:
+        tiled = " x distill.canvas_size^2" if times > 1 else ""
+        yield f"params.yaml: distill.ipc{tiled} = {needed}; wanted at most {fewest}, the images of class {name!r}"
     images = distill.ipc * len(train.classes)
     if distill.batch_syn != "all" and distill.batch_syn > images:
         yield f"params.yaml: distill.batch_syn = {distill.batch_syn}; wanted at most the {images} images of the set"

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, pictures, ranks, store, trajectory
+from mtt import compiling, dsa, imageset, pictures, ranks, store, textures, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.files import write
@@ -56,6 +56,9 @@ class Distill(Section):
     lr_lr: float = Field(ge=0)  # of the step size alpha
     lr_init: float = Field(gt=0)  # alpha's start; it is kept at or above a hundredth of it
     momentum: float = Field(ge=0, lt=1)  # of both
+    # Where they are 1, as ever before there were textures, they stand in no set's provenance:
+    canvas_size: int = Field(ge=1, exclude_if=lambda size: size == 1)  # what is learned is a canvas of so many times the image's side
+    canvas_samples: int = Field(ge=1, exclude_if=lambda samples: samples == 1)  # images cropped from it in each use
     scoring: Validate = Field(alias="validate")
     seed: int = Field(ge=0)
 
@@ -71,7 +74,8 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
     with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
         experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
-    used = [images] * (p.start == "real") + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
+    wanted = p.start == "real" or "whitening" in experts.index  # of which the buffer has no more than the digest
+    used = [images] * wanted + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
     for path in used:
         experts.check_set(path, imageset.load(path).about())
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
@@ -90,10 +94,10 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
         if p.scoring.every and rank == 0:
             student = copy.deepcopy(net)  # trained in place, and not the one that is a function of theta
             gradient = learner(student, compiling.compiled if how["compiled"] else None)
-            score = partial(validate, p.scoring, student, gradient, families, imageset.load(validation))
+            score = partial(validate, p, student, gradient, families, imageset.load(validation))
         learn(state, p, experts, net, families, score, Path(folder), shown=rank == 0)
         if rank == 0:
-            finish(state, p, experts.index, out, last, curves, scores, metrics, picture)
+            finish(state, p, experts.index, images, out, last, curves, scores, metrics, picture)
 
 
 def convnet(network, index):
@@ -104,7 +108,8 @@ def convnet(network, index):
 def repays(p, net, index):
     """Whether to compile: each of the student's steps takes about two of training, there and back."""
     images = p.ipc * len(index["classes"]) if p.batch_syn == "all" else p.batch_syn
-    return compiling.repays(net, index["shape"], 2 * p.iterations * p.segments * p.syn_steps, images, cost=3)
+    steps = 2 * p.iterations * p.segments * p.syn_steps
+    return compiling.repays(net, index["shape"], steps, images * p.canvas_samples, cost=3)
 
 
 def learn(state, p, experts, net, families, score, folder, shown=True):
@@ -116,8 +121,7 @@ def learn(state, p, experts, net, families, score, folder, shown=True):
         expert, start, draws = segment
         theta, target = (row.to(state.x.device) for row in experts.segment(expert, start, p.expert_epochs))
         chunks = batches(len(state.x), batch, p.syn_steps, draws)
-        steps = [(b.to(state.x.device), partial(dsa.apply, drawn=dsa.draw(families, len(b), draws))) for b in chunks]
-        return match(step, theta, target, state.x, state.y, state.alpha, steps)
+        return match(step, theta, target, state.x, state.y, state.alpha, [seen(b, p, families, draws) for b in chunks])
 
     with bar(p.iterations, "distill", "iteration", state.iteration, shown) as progress:
         for iteration in range(state.iteration, p.iterations):
@@ -144,6 +148,13 @@ def learn(state, p, experts, net, families, score, folder, shown=True):
     (folder / "rolling.safetensors").unlink(missing_ok=True)
 
 
+def seen(b, p, families, draws):
+    """The images b of a step as `match` takes them: indices, once for each crop, and what the student sees of them, drawn anew."""
+    b = b.repeat_interleave(p.canvas_samples)
+    offsets, drawn = textures.draw(len(b), p.canvas_size, draws), dsa.draw(families, len(b), draws)
+    return b.to(device()), lambda x: dsa.apply(textures.crop(x, offsets, p.canvas_size), drawn)
+
+
 def segment(p, count, number):
     """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
     draws = generator("distill", p.seed, number)
@@ -165,14 +176,14 @@ def run_away(iteration, segments, values, alpha, error):
 
 def begin(p, index, images, how):
     """The State before the first iteration: images of the set file `images`, or noise."""
+    if p.canvas_size > 1 and "whitening" in index:
+        raise ValueError(f"params.yaml: distill.canvas_size = {p.canvas_size}; wanted 1: the buffer's experts saw whitened images")
     k, draws = len(index["classes"]), generator("distill", p.seed, "start")
     y = torch.arange(k).repeat_interleave(p.ipc)
-    x = torch.randn(len(y), *index["shape"], generator=draws)
+    channels, *sides = index["shape"]
+    x = torch.randn(len(y), channels, *(p.canvas_size * side for side in sides), generator=draws)
     if p.start == "real":
-        data = imageset.load(images)
-        if data.labels.ndim > 1:
-            raise ValueError(f"{images}: found a row of probabilities for each image; wanted its class, to start from")
-        x = data.on("cpu")[data.some(p.ipc, draws)]
+        x = real(p, images, draws)
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if batch > len(x):
         raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")
@@ -181,26 +192,40 @@ def begin(p, index, images, how):
     return State.begin(x.to(device()), y.to(device()), p.lr_init, how)
 
 
+def real(p, path, draws):
+    """Random images of the set in `path`, class by class, or canvases tiled of them, all distinct; or canvases as they stand there."""
+    data = imageset.load(path)
+    if data.labels.ndim > 1:
+        raise ValueError(f"{path}: found a row of probabilities for each image; wanted its class, to start from")
+    if data.canvas_size not in (1, p.canvas_size):
+        raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
+    times = p.canvas_size // data.canvas_size
+    return textures.tile(data.on("cpu")[data.some(p.ipc * times**2, draws)], times)
+
+
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
-    """Mean validation accuracy of p.networks fresh networks, trained on the images with the learned step size."""
+    """Mean validation accuracy of fresh networks, trained on the images with the learned step size."""
+    how, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
     x_val, y_val, scores = held_out.on(x.device), held_out.labels.to(x.device), []
-    for numbers in groups(range(p.networks)):
+    for numbers in groups(range(how.networks)):
         draws = [generator("validate", iteration, number) for number in numbers]
         fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]
         theta = torch.stack(fresh).to(x.device)
-        for epochs, rate in halves(p.epochs, alpha):
+        for epochs, rate in halves(how.epochs, alpha):
             fit(
-                gradient, theta, x, y, epochs=epochs, batch=p.batch, learning_rate=rate, momentum=p.momentum,
-                weight_decay=p.weight_decay, augment=partial(dsa.augment, families=families), generators=draws,
+                gradient, theta, x, y, epochs=epochs, batch=how.batch, learning_rate=rate, momentum=how.momentum,
+                weight_decay=how.weight_decay, augment=augment, generators=draws, samples=p.canvas_samples,
             )  # fmt: skip
         scores += [accuracy(set_parameters(net, own), x_val, y_val) for own in theta]
     return sum(scores) / len(scores)
 
 
-def finish(state, p, index, out, last, curves, scores, metrics, picture):
+def finish(state, p, index, images, out, last, curves, scores, metrics, picture):
     """Write what the run leaves behind."""
     about = {key: index[key] for key in ("classes", "mean", "std")} | {"name": index["set"], "labels": state.y.cpu()}
     about["provenance"] = {"network": index["network"], "augmentation": index["augmentation"], "distill": p.model_dump(by_alias=True)}
+    about["whitening"] = imageset.load(images).whitening if "whitening" in index else None
+    about |= {"canvas_size": p.canvas_size, "canvas_samples": p.canvas_samples}
     final = ImageSet(state.x.cpu(), learning_rate=float(state.alpha), **about)
     chosen = ImageSet(state.best_x.cpu(), learning_rate=float(state.best_alpha), **about) if state.scores else final
     chosen.save(out)
@@ -220,7 +245,7 @@ def finish(state, p, index, out, last, curves, scores, metrics, picture):
         best, accuracy = max(state.scores, key=lambda row: row[1])
         numbers |= {"validation_accuracy": accuracy, "best_iteration": best}
     write(metrics, json.dumps(numbers, indent=1) + "\n")
-    pictures.save_grid(picture, chosen.pixels(), len(index["classes"]))
+    pictures.save_grid(picture, pictures.shown(chosen), len(index["classes"]))
 
 
 if __name__ == "__main__":

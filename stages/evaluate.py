@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, trajectory, workers
+from mtt import compiling, dsa, imageset, textures, trajectory, workers
 from mtt.architectures import VGG11, AlexNet, ResNet18
 from mtt.convnet import ConvNet
 from mtt.files import write
@@ -47,7 +47,7 @@ def main(method, architecture, section, images, validation, test, out):
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
     net, trainings = build(images, architecture, network), len(rates) + p.networks
-    compiled = compiling.repays(net, small.images.shape[1:], trainings * steps, min(p.batch, len(small.images)))
+    compiled = compiling.repays(net, small.shape, trainings * steps, small.canvas_samples * min(p.batch, len(small.images)))
     turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
     label, seeds = f"{method} {architecture}", workers.groups(range(p.networks))
@@ -87,7 +87,7 @@ def build(images, architecture, network):
     """A network of that architecture for the set in `images`."""
     data = loaded(images)
     sizes = {"width": network.width, "depth": network.depth} if architecture == "ConvNet" else {}
-    return ARCHITECTURES[architecture](*data.images.shape[1:3], len(data.classes), **sizes)
+    return ARCHITECTURES[architecture](*data.shape[:2], len(data.classes), **sizes)
 
 
 @cache
@@ -109,11 +109,11 @@ def train_half(half, images, validation, test, architecture, network, augmentati
     if half == 0:
         theta = torch.stack([trajectory.vector(initialise(build(images, architecture, network), own)) for own in draws])
     epochs, rate = halves(p.epochs[architecture], rate)[half]
+    augment = textures.cropped(partial(dsa.augment, families=augmentation.families), data.canvas_size)
     theta = torch.as_tensor(theta).to(device)
     fit(
         gradient, theta, data.on(device), data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
-        momentum=p.momentum, weight_decay=p.weight_decay, augment=partial(dsa.augment, families=augmentation.families),
-        generators=draws, tick=tick,
+        momentum=p.momentum, weight_decay=p.weight_decay, augment=augment, generators=draws, tick=tick, samples=data.canvas_samples,
     )  # fmt: skip
     if half == 0:
         return theta.cpu().numpy()  # between processes a tensor would travel through /dev/shm, small in containers

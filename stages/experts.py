@@ -151,8 +151,8 @@ def about(net, data, network, augmentation, p):
     """What a trajectory's header says of its expert, less what is the expert's own."""
     return {
         "layout": trajectory.layout(net), "network": network.model_dump(), "augmentation": augmentation.model_dump(),
-        "experts": p.model_dump(exclude={"count"}), "set": data.name, "classes": data.classes,
-        "shape": list(data.images.shape[1:]), "mean": data.mean, "std": data.std, "normalised_by": "mean and std",
+        "experts": p.model_dump(exclude={"count"}), "normalised_by": "ZCA" if data.whitening else "mean and std",
+        **{"set" if key == "name" else key: value for key, value in data.about().items()},
     }  # fmt: skip
 
 

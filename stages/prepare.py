@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import AfterValidator, Field
 
-from mtt import images
+from mtt import images, whitening
 from mtt.imageset import ImageSet
 from mtt.params import Section, read, run
 from mtt.seeds import generator
@@ -31,6 +31,7 @@ class Prepare(Section):
     test: float = Field(gt=0, lt=1)  # share of each class held out, where the set has no test split
     validation: float = Field(gt=0, lt=1)  # share of each class of train held out to select on
     seed: int = Field(ge=0)  # of both splits
+    zca: bool = Field(exclude_if=lambda zca: not zca)  # whiten, in place of mean and deviation; False is in no set's provenance
 
 
 def main(raw, train, validation, test):
@@ -48,8 +49,12 @@ def main(raw, train, validation, test):
     mean, std = normalisation(found, parts[train][0])
     if min(std) == 0:
         raise ValueError(f"{raw}: found training images of one colour; wanted some that differ")
+    whiten = whitening.fit(parts[train][0][:].float() / 255) if p.zca else None
+    if whiten:
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
     for path, (x, y) in parts.items():
-        ImageSet(x, y, p.set, found.classes, mean, std, provenance={"prepare": p.model_dump(exclude={"raw"})}).save(path)
+        provenance = {"prepare": p.model_dump(exclude={"raw"})}
+        ImageSet(x, y, p.set, found.classes, mean, std, provenance=provenance, whitening=whiten).save(path)
         print(f"{path}: {len(x)} images {tuple(x.shape[1:])}, {len(found.classes)} classes")
 
 

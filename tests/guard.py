@@ -37,7 +37,7 @@ def readers():
 
     return {
         "trajectory": lambda path: trajectory.load(path)[:],
-        "set": imageset.load,
+        **dict.fromkeys(("set", "whitened", "canvases"), imageset.load),
         "index": lambda path: Buffer(Path(path).parent).verify(),
         "params": parameters,
         "checkpoint": lambda path: state.resume(Path(path).parent, 1 << 62, "cpu"),

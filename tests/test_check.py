@@ -38,6 +38,15 @@ def test_the_default_passes(make_run):
         ({"baselines": []}, r"['random'] too, as methods has it"),
         ({"evaluate": {"learning_rates": [-0.1]}}, "evaluate.learning_rates.0 = -0.1"),
         ({"architectures": ["VGG11"], "evaluate": {"epochs": {"VGG11": 1}}}, "evaluate.epochs.VGG11 = 1"),
+        ({"prepare": {"zca": 1}}, "prepare.zca = 1: Input should be a valid boolean"),
+        (
+            {"prepare": {"zca": True, "set": "folder", "side": 128}},
+            "prepare.side = 128; wanted at most 64 with prepare.zca: the covariance",
+        ),
+        ({"prepare": {"zca": True}, "distill": {"canvas_size": 2}}, "distill.canvas_size = 2; wanted 1 with prepare.zca"),
+        ({"distill": {"canvas_size": 0}}, "distill.canvas_size = 0: Input should be greater than or equal to 1"),
+        ({"distill": {"canvas_size": 0.5}}, "distill.canvas_size = 0.5: Input should be a valid integer"),
+        ({"distill": {"canvas_samples": 2}}, "distill.canvas_samples = 2; wanted 1 with distill.canvas_size = 1"),
         ({"surplus": 1}, "params.yaml: surplus: unknown key"),
     ],
     ids=str,
@@ -63,7 +72,10 @@ def test_more_images_per_class_than_there_are_is_refused_before_experts_are_trai
     run.set(distill={"ipc": 500}, baseline={"ipc": 500})
     with pytest.raises(ValueError, match=r"distill.ipc = 500; wanted at most \d+, the images of class"):
         check.main("data/prepared/train.safetensors")
-    run.set(distill={"ipc": 1, "batch_syn": 11}, baseline={"ipc": 1})
+    run.set(distill={"ipc": 50, "canvas_size": 2}, baseline={"ipc": 50})
+    with pytest.raises(ValueError, match=r"distill.ipc x distill.canvas_size\^2 = 200; wanted at most \d+, the images of class"):
+        check.main("data/prepared/train.safetensors")
+    run.set(distill={"ipc": 1, "canvas_size": 1, "batch_syn": 11}, baseline={"ipc": 1})
     with pytest.raises(ValueError, match="distill.batch_syn = 11; wanted at most the 10 images of the set"):
         check.main("data/prepared/train.safetensors")
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

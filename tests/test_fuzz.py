@@ -26,10 +26,12 @@ from mtt.imageset import ImageSet
 from mtt.seeds import generator
 from mtt.state import State
 from mtt.vision import torchvision
+from mtt.whitening import Whitening
 from stages.check import SCHEMAS
 
 pytestmark = pytest.mark.slow
 PARAMS = (ROOT / "recipes/default.yaml").read_text()
+UNSAID = [("canvas_size", 1), ("canvas_samples", 1)]  # in no provenance
 HUGE = {'"@huge"': "1" * 5000, '"@large"': "1e999", '"@nan"': "NaN", '"@deep"': "[" * 3000 + "]" * 3000}  # what json.dumps does not write
 ODD = [
     None, True, False, -1, 0, 1, 3, 255, 1 << 31, 1 << 63, 1 << 64, 10**300, 0.5, -1.5, 1e308, "@huge", "@large", "@nan", "@deep", "", "x",
@@ -53,6 +55,7 @@ def write_trajectory(path):
     layout, rows = vectors()
     about = {"network": {"width": 2, "depth": 1}, "augmentation": {"families": ["color"]}, "set": "toy", "classes": ["a", "b"]}
     about |= {"shape": [1, 4, 4], "mean": [0.5], "std": [0.25], "normalised_by": "mean and std", "experts": {"epochs": 2}}
+    about |= {"whitening": "0" * 64}
     trajectory.save(path, rows, {"layout": layout, **about, "index": 0, "accuracy": [0.5, 0.75, 1.0]})
     return about | {"layout": layout}
 
@@ -60,6 +63,17 @@ def write_trajectory(path):
 def write_set(path):
     pixels = torch.randn(4, 1, 3, 3, generator=generator("fuzz"))
     ImageSet(pixels, torch.tensor([0, 0, 1, 1]), "toy", ["a", "b"], [0.5], [0.25], 0.02, {"distill": {"ipc": 2}}).save(path)
+
+
+def write_whitened(path):
+    pixels = torch.randn(4, 1, 3, 3, generator=generator("fuzz"))
+    map = Whitening(torch.rand(9), torch.eye(9))
+    ImageSet(pixels, torch.tensor([0, 0, 1, 1]), "toy", ["a", "b"], [0.0], [1.0], 0.02, whitening=map).save(path)
+
+
+def write_canvases(path):
+    pixels = torch.randn(2, 1, 6, 6, generator=generator("fuzz"))
+    ImageSet(pixels, torch.tensor([0, 1]), "toy", ["a", "b"], [0.5], [0.25], 0.02, canvas_size=2, canvas_samples=3).save(path)
 
 
 def write_index(path):
@@ -98,8 +112,8 @@ def write_picture(path):
 
 
 WRITE = {
-    "trajectory": write_trajectory, "set": write_set, "index": write_index, "params": write_params, "checkpoint": write_checkpoint,
-    "record": write_record, "picture": write_picture,
+    "trajectory": write_trajectory, "set": write_set, "whitened": write_whitened, "canvases": write_canvases, "index": write_index,
+    "params": write_params, "checkpoint": write_checkpoint, "record": write_record, "picture": write_picture,
 }  # fmt: skip
 PLACES = {
     "index": "index.json", "params": "params.yaml", "record": "cifar-10-batches-bin/data_batch_1.bin", "picture": "one/picture.png"
@@ -273,8 +287,11 @@ def check_trajectory(path):
 
 def check_set(path):
     found, (tensors, header) = imageset.load(path), same_tensors(path, "set")
-    assert all(torch.equal(getattr(found, name), tensor) for name, tensor in tensors.items())
-    named = {"learning_rate": None, "provenance": {}, **header}
+    whitening = zip(imageset.WHITENING, (found.whitening.mean, found.whitening.matrix), strict=True) if found.whitening else ()
+    read = {"images": found.images, "labels": found.labels, **dict(whitening)}
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    named = {"learning_rate": None, "provenance": {}, "canvas_size": 1, "canvas_samples": 1, **header}
     assert {name: getattr(found, name) for name in named if name != "kind"} == {name: named[name] for name in named if name != "kind"}
     assert found.normalised().isfinite().all()
 
@@ -289,8 +306,8 @@ def check_params(path):
     text = path.read_text()
     assert repr(params.read_all(path)) == repr(yaml.safe_load(text))
     for section in SECTIONS:
-        found = params.read(section, SCHEMAS[section], path).model_dump(by_alias=True)
-        assert found == yaml.safe_load(text)[section]
+        found, wanted = params.read(section, SCHEMAS[section], path).model_dump(by_alias=True), yaml.safe_load(text)[section]
+        assert found == {key: value for key, value in wanted.items() if key in found or (key, value) not in UNSAID}
 
 
 def check_checkpoint(path):
@@ -313,8 +330,8 @@ def check_picture(path):
 
 
 CHECK = {
-    "trajectory": check_trajectory, "set": check_set, "index": check_index, "params": check_params, "checkpoint": check_checkpoint,
-    "record": check_record, "picture": check_picture,
+    "trajectory": check_trajectory, "set": check_set, "whitened": check_set, "canvases": check_set, "index": check_index,
+    "params": check_params, "checkpoint": check_checkpoint, "record": check_record, "picture": check_picture,
 }  # fmt: skip
 STRUCTURE = {"index": lambda good: altered(json.loads(good)).map(lambda value: text_of(value).encode()), "params": rewritten}
 
@@ -341,7 +358,7 @@ def test_a_file_of_changed_bytes_is_accepted_as_it_is_or_refused_by_name(case, k
         CHECK[kind](found.path)
 
 
-@pytest.mark.parametrize("kind", ["trajectory", "set", "index", "params", "checkpoint"])
+@pytest.mark.parametrize("kind", ["trajectory", "set", "whitened", "canvases", "index", "params", "checkpoint"])
 @fuzzed(200)
 @given(data=st.data())
 def test_a_file_of_changed_structure_is_accepted_as_it_is_or_refused_by_name(case, kind, data):
@@ -460,6 +477,14 @@ TRAPS = {
     "classes that are numbers": ("set", lambda good: header(good, classes=[1, 2])),
     "a step size below zero": ("set", lambda good: header(good, learning_rate=-0.01)),
     "a name that breaks the line": ("set", lambda good: header(good, name="toy\nerror: all is lost")),
+    "canvases of one and a half images": ("set", lambda good: header(good, canvas_size=2)),
+    "canvases of no image": ("set", lambda good: header(good, canvas_size=0)),
+    "crops without a canvas": ("set", lambda good: header(good, canvas_samples=2)),
+    "half a whitening": ("whitened", lambda good: tensors(
+        good, lambda entries: {("x" if name == "whitening_mean" else name): entry for name, entry in entries.items()})),
+    "a whitening of other images": ("whitened", lambda good: tensors(
+        good, lambda entries: entries["images"].update(shape=[4, 1, 1, 9]) or entries["whitening_matrix"].update(shape=[27, 3]))),
+    "a whitening of a whole canvas": ("whitened", lambda good: header(good, canvas_size=3)),
     "images that are not finite": ("set", lambda good: good[:-4] + b"\xff\xff\xff\xff"),
     "images of no pixels": ("set", lambda good: tensors(
         good, lambda entries: entries["images"].update(shape=[4, 1, 0, 3], data_offsets=[32, 32]), body=good[-176:-144])),

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtt import imageset, tensorfile
+from mtt import imageset, tensorfile, whitening
 from mtt.imageset import ImageSet
 from mtt.seeds import generator
+from mtt.whitening import Whitening
 
 
 def example(**changes):
@@ -29,6 +30,12 @@ def learned(**changes):
     draws = generator("learned")
     images = 3 * torch.randn(6, 3, 4, 5, generator=draws)
     return example(images=images, labels=torch.rand(6, 2, generator=draws).softmax(1), learning_rate=0.0123, **changes)
+
+
+def whitened(**changes):
+    """The same uint8 pixels, whitened by a map that was fitted on others."""
+    others = torch.rand(80, 3, 4, 5, generator=generator("whitened")).cumsum(3) / 5
+    return example(**{"mean": [0.0] * 3, "std": [1.0] * 3, "whitening": whitening.fit(others), **changes})
 
 
 @pytest.mark.parametrize("make", [example, learned])
@@ -93,6 +100,66 @@ def test_learned_images_are_used_as_they_are_and_clipped_only_for_the_eye():
     assert torch.allclose(data.pixels(), unclipped.clamp(0, 1), atol=1e-6)
 
 
+def test_a_whitened_set_is_loaded_with_its_whitening(tmp_path):
+    wanted = whitened()
+    wanted.save(tmp_path / "set.safetensors")
+    found = imageset.load(tmp_path / "set.safetensors")
+    assert torch.equal(found.whitening.mean, wanted.whitening.mean)
+    assert torch.equal(found.whitening.matrix, wanted.whitening.matrix)
+    assert found.about() == wanted.about()
+    assert torch.equal(found.normalised(), wanted.normalised())
+
+
+def test_whitening_is_in_place_of_mean_and_deviation_and_of_each_batch_for_itself():
+    data = whitened()
+    pixels = data.images.flatten(1).double() / 255
+    wanted = (pixels - data.whitening.mean.double()) @ data.whitening.matrix.double()
+    assert torch.allclose(data.normalised().flatten(1).double(), wanted, atol=1e-5)
+    assert torch.allclose(data.normalise(data.images[2:4]), data.normalised()[2:4], atol=1e-6)
+    assert torch.equal(data.pixels(), example().pixels())
+
+
+def test_whitened_images_can_be_looked_at_and_used_in_pixel_space():
+    """uint8 -> whitened -> pixels -> the same uint8; and -> plainly normalised by given numbers, then clipped nowhere."""
+    data, plain = whitened(), example()
+    seen = whitened(images=data.normalised(), learning_rate=0.02)
+    assert torch.equal((seen.pixels() * 255).round().to(torch.uint8), data.images)
+    back = seen.plain(plain.mean, plain.std)
+    assert torch.allclose(back.normalised(), plain.normalised(), atol=1e-4)
+    assert back.about() == plain.about()
+    assert (back.whitening, back.learning_rate) == (None, None)
+    beyond = whitened(images=3 * data.normalised())
+    assert beyond.pixels().min() == 0
+    assert beyond.pixels().max() == 1
+    again = data.whitening.forward(beyond.plain([0.0] * 3, [1.0] * 3).images)
+    assert torch.allclose(again, beyond.images, atol=1e-4)
+    assert torch.equal(data.plain(plain.mean, plain.std).images, data.images)
+
+
+def test_sets_of_another_whitening_or_of_none_differ_in_what_they_share():
+    one, other = whitened(), whitened(whitening=whitening.fit(torch.rand(80, 3, 4, 5, generator=generator("other"))))
+    bare = whitened(whitening=None)
+    assert one.about() == whitened().about()
+    assert one.about() != other.about()
+    assert one.about() != bare.about()
+    assert "whitening" not in bare.about()
+
+
+def test_a_set_without_whitening_or_canvas_has_the_bytes_it_had_before_there_were_any(tmp_path):
+    example(learning_rate=0.5).save(tmp_path / "set.safetensors")
+    tensors, header = tensorfile.load(tmp_path / "set.safetensors", "set")
+    assert set(tensors) == {"images", "labels"}
+    assert set(header) == {"kind", "name", "classes", "mean", "std", "learning_rate", "provenance"}
+
+
+def test_a_canvas_set_says_so_and_shares_the_shape_of_its_images(tmp_path):
+    data = example(canvas_size=2, canvas_samples=3, images=torch.randn(6, 3, 8, 10, generator=generator("canvas")))
+    data.save(tmp_path / "set.safetensors")
+    found = imageset.load(tmp_path / "set.safetensors")
+    assert (found.canvas_size, found.canvas_samples) == (2, 3)
+    assert found.about() == example().about()
+
+
 def test_the_images_of_a_class_are_those_with_its_label():
     assert example().of_class(0).tolist() == [0, 3]
     assert example().of_class(1).tolist() == [1, 2, 4, 5]
@@ -114,6 +181,16 @@ def test_more_images_than_a_class_has_are_refused_by_its_name():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"canvas_size": 2}, r"canvases \(6, 3, 4, 5\); wanted sides of whole images, canvas_size 2"),
+        ({"canvas_samples": 2}, "canvas_samples 2; wanted 1 where a canvas is an image"),
+        ({"whitening": Whitening(torch.zeros(59), torch.eye(59))}, r"a whitening by \(59,\) .*; wanted \(60,\) and \(60, 60\)"),
+        ({"whitening": Whitening(torch.zeros(60), torch.ones(60, 61))}, r"\(60, 61\) of torch.float32; wanted"),
+        ({"whitening": Whitening(torch.zeros(60).double(), torch.eye(60))}, "float64 .*; wanted"),
+        ({"whitening": Whitening(torch.zeros(60), torch.eye(60) / 0)}, "a whitening that is not finite"),
+        (
+            {"whitening": Whitening(torch.zeros(48), torch.eye(48)), "images": torch.zeros(6, 3, 4, 4), "canvas_size": 2},
+            "whitened canvases",
+        ),
         ({"labels": torch.tensor([0, 1, 2, 0, 1, 1])}, "labels from 0 to 2; wanted 0 to 1"),
         ({"labels": torch.tensor([0, 1, -1, 0, 1, 1])}, "labels from -1 to 1; wanted 0 to 1"),
         ({"labels": torch.tensor([0, 1, 1])}, r"labels \(3,\); wanted"),
@@ -141,7 +218,7 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
         imageset.load(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("tensors", [["images"], ["images", "labels", "theta"]])
+@pytest.mark.parametrize("tensors", [["images"], ["images", "labels", "theta"], ["images", "labels", "whitening_mean"]])
 def test_a_set_of_another_layout_is_refused_by_name(tmp_path, tensors):
     header = {"kind": "set", "name": "toy", "classes": ["a"], "mean": [0.5], "std": [0.5]}
     tensorfile.save(tmp_path / "a.safetensors", {name: torch.ones(1) for name in tensors}, header)

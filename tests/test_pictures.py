@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mtt import pictures
+from mtt import imageset, pictures
+from mtt.imageset import ImageSet
 from mtt.seeds import generator
 
 GAP = 4
@@ -31,3 +32,32 @@ def test_a_grid_has_the_expected_size_and_every_tile_holds_its_image(tmp_path):
 def test_tiles_are_blown_up_by_whole_numbers_to_64_pixels_or_more(tmp_path, side, tile):
     pictures.save_grid(tmp_path / "grid.png", torch.zeros(2, 1, side, side), columns=2)
     assert read(tmp_path / "grid.png").shape == (tile + 2 * GAP, 2 * (tile + GAP) + GAP, 3)
+
+
+def canvases():
+    """Two learned canvases of four images each, of numbers within the range of pixels."""
+    images = torch.rand(2, 1, 16, 16, generator=generator("canvases"))
+    return ImageSet(images, torch.tensor([0, 1]), "toy", ["a", "b"], [0.0], [1.0], canvas_size=2)
+
+
+def test_a_canvas_is_shown_twice_in_each_direction():
+    found = pictures.shown(canvases())
+    for down in (0, 16):
+        for right in (0, 16):
+            assert torch.equal(found[:, :, down : down + 16, right : right + 16], canvases().images)
+
+
+def test_in_the_space_of_networks_each_image_goes_from_black_to_white(tmp_path, monkeypatch):
+    """By its own least and greatest number; the command writes the same picture."""
+    images = 5 * torch.randn(3, 1, 8, 8, generator=generator("whitened"))
+    data = ImageSet(images, torch.arange(3), "toy", ["a", "b", "c"], [0.5], [0.5])
+    found = pictures.shown(data, whitened=True)
+    for one, wanted in zip(found, images, strict=True):
+        assert torch.allclose(one, (wanted - wanted.min()) / (wanted.max() - wanted.min()), atol=1e-6)
+    data.save(tmp_path / "set.safetensors")
+    monkeypatch.setattr(pictures, "imageset", imageset, raising=False)  # which is imported where the module is run
+    pictures.main(tmp_path / "set.safetensors", tmp_path / "grid.png", "--whitened")
+    tile = read(tmp_path / "grid.png")[GAP : GAP + 64, GAP : GAP + 64, 0]
+    assert np.abs(tile[::8, ::8] - found[0, 0].numpy() * 255).max() <= 1
+    with pytest.raises(ValueError, match="the command line: found --white; wanted --whitened or nothing"):
+        pictures.main(tmp_path / "set.safetensors", tmp_path / "grid.png", "--white")

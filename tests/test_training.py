@@ -193,3 +193,26 @@ def test_accuracy_is_of_the_network_at_rest_and_leaves_it_as_it_was():
     assert network[1].training
     assert training.accuracy(network.eval(), images, labels) == wanted
     assert not network[1].training
+
+
+def test_each_image_of_a_step_is_used_several_times_with_its_label_and_augmented_anew():
+    """As crops of canvases are: batches of 4 images, 3 samples each, for two networks that have orders of their own."""
+    images, labels = torch.arange(8.0).view(8, 1, 1, 1), 10 * torch.arange(8)
+    seen, theta = [], torch.zeros(2, 1)
+
+    def gradient(theta, x, y):
+        seen.append((x.view(2, 12), y))
+        return torch.zeros(()), torch.zeros(2, 1)
+
+    def noisy(images, generator):
+        return images + 0.5 * torch.rand(images.shape, generator=generator)
+
+    draws = [generator("samples", number) for number in range(2)]
+    training.epoch(gradient, theta, torch.optim.SGD([theta], 1), images, labels, 4, noisy, draws, samples=3)
+    assert len(seen) == 2
+    for x, y in seen:
+        assert torch.equal(10 * x.floor().long(), y)
+        assert x.unique().numel() == 24
+    for network in range(2):
+        used = torch.cat([y[network] for _, y in seen]).bincount(minlength=80)[::10]
+        assert used.tolist() == [3] * 8

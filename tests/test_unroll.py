@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtt import dsa, trajectory
+from mtt import dsa, textures, trajectory
 from mtt.compiling import compiled
 from mtt.convnet import ConvNet
 from mtt.functional import as_function
@@ -49,6 +49,25 @@ def test_the_adjoint_equals_autograd_through_the_whole_unroll(families, batch):
     assert relative(value, wanted[0]) < 1e-13
     assert relative(dx, wanted[1]) < 1e-11
     assert relative(dalpha, wanted[2]) < 1e-11
+
+
+@pytest.mark.parametrize("batch", [10, 4])
+def test_the_adjoint_equals_autograd_for_images_cropped_from_canvases(batch):
+    """Three crops of each canvas in a step, then augmented: every image stands several times in a mini-batch, and all count."""
+    step, theta, target, _, y, alpha, _ = setting()
+    draws, plan = generator("canvases", batch), []
+    x = torch.randn(10, 1, 16, 16, generator=draws, dtype=torch.float64)
+    for b in batches(10, batch, 6, draws):
+        b = b.repeat_interleave(3)
+        offsets, drawn = textures.draw(len(b), 2, draws), dsa.draw(list(dsa.FAMILIES), len(b), draws)
+        plan.append((b, lambda x, offsets=offsets, drawn=drawn: dsa.apply(textures.crop(x, offsets, 2), drawn)))
+    problem = step, theta, target, x, y, alpha, plan
+    value, dx, dalpha = match(*problem)
+    wanted = plain(*problem)
+    assert relative(value, wanted[0]) < 1e-13
+    assert relative(dx, wanted[1]) < 1e-11
+    assert relative(dalpha, wanted[2]) < 1e-11
+    assert (dx != 0).double().mean() > 0.7, "most pixels of the canvases are used"
 
 
 def test_in_float32_the_gradient_is_nearer_to_the_truth_than_the_plain_way():
