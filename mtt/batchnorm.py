@@ -30,8 +30,8 @@ def batch_normed(architecture):
 
 
 @torch.no_grad()
-def settle(network, images, batch=500):
-    """`network`, its batch norms given the statistics of `images` (n, C, H, W), in batches of one size of at most `batch`.
+def settle(network, images, see=lambda images: images, batch=500):
+    """`network`, its batch norms given the statistics of what it sees of `images` (n, C, H, W), in batches of one size, at most `batch`.
 
     "Precise" batch norm (Wu & Johnson 2021, section 3): one pass with the final parameters, each layer normalised by its batch.
     The images are those it was trained on, without augmentation: nothing is drawn, and test images have none either.
@@ -40,8 +40,8 @@ def settle(network, images, batch=500):
     for norm in norms:
         norm.track_running_stats = True
         norm.reset_running_stats()
-    for chunk in images.tensor_split(-(-len(images) // batch)) if norms else ():
-        network(chunk)
+    for chunk in torch.arange(len(images)).tensor_split(-(-len(images) // batch)) if norms else ():
+        network(see(images[chunk]))
     for norm in norms:
         norm.track_running_stats = False
     return network

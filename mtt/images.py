@@ -1,23 +1,50 @@
 """Raw image sets: what their files hold, as uint8 tensors. One function for each set, and the table SETS of them all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mtt import trees
 from mtt.vision import torchvision
+
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and deviation of its pixels
 
 
 @dataclass
 class Raw:
     """A labelled set as its files give it. `test` is None where the set comes without a split of its own."""
 
-    train: tuple  # images (n, C, H, W) uint8, labels (n,) int64
+    train: tuple  # images (n, C, H, W) uint8, labels (n,) int64; images may be no tensor, but what gives rows of one: Photos, Rows
     test: tuple | None
     classes: list
     mean: list | None = None  # the published normalisation of pixels in [0, 1]; None: measured on train
     std: list | None = None
+
+
+class Rows:
+    """Some rows of images, or of their first channels, indexed as the tensor of them would be, but taken only then."""
+
+    def __init__(self, images, index, channels=None):
+        self.images, self.index, self.dtype, self.channels = images, index, images.dtype, channels or images.shape[1]
+
+    @property
+    def shape(self):
+        """(n, C, H, W)."""
+        return len(self), self.channels, *self.images.shape[2:]
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, index):
+        """(k, C, H, W) uint8 for a slice or indices (k,)."""
+        return self.images[self.index[index]][:, : self.channels]
+
+
+def pieces(images):
+    """All of the images, some at a time."""
+    return (images[index] for index in torch.arange(len(images)).split(16))
 
 
 def digits(root, side):
@@ -112,50 +139,17 @@ def cifar100(root, side):
 
 def folder(root, side):
     """Any tree of images with one folder per class, in `root` or in its train/ and test/: shorter side resized, centre cropped."""
-    root = Path(root)
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        (train, classes), (test, found) = [_tree(root / part, side) for part in ("train", "test")]
-        if found != classes:
-            raise ValueError(f"{root / 'test'}: found the classes {found}; wanted those of train, {classes}")
-        return Raw(*_channels(train, test), classes)
-    train, classes = _tree(root, side)
-    return Raw(*_channels(train), None, classes)
+    return Raw(*trees.folder(root, side))
 
 
-def _channels(*parts):
-    """The (images, labels) of `parts` with one channel where every image of all is grey, else with three."""
-    if all((x[:, :1] == x).all() for x, _ in parts):
-        return [(x[:, :1], y) for x, y in parts]
-    return parts
+def tiny_imagenet(root, side):
+    """Tiny ImageNet: 100,000 and 10,000 images of 200 classes, 3x64x64, from tiny-imagenet-200."""
+    return Raw(*trees.tiny_imagenet(root), *IMAGENET)
 
 
-def _tree(root, side):
-    """Images (n, 3, side, side) with their labels, and the class names, of one tree."""
-    try:
-        tree = torchvision.datasets.ImageFolder(str(root), loader=lambda path: _image(path, side))
-    except (FileNotFoundError, OSError) as error:
-        raise ValueError(f"{root}: {error}; wanted one folder of images for each class") from None
-    if len(tree.classes) < 2:
-        raise ValueError(f"{root}: found the single class {tree.classes[0]!r}; wanted two or more, one folder each")
-    if deeper := [path for path, _ in tree.samples if Path(path).parent.parent != Path(root)]:
-        raise ValueError(f"{deeper[0]}: found an image in a folder of a folder; wanted one folder for each class, or train/ and test/")
-    return (torch.stack([image for image, _ in tree]), torch.tensor(tree.targets)), tree.classes
-
-
-def _image(path, side):
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            if opened.mode in ("I", "F"):
-                raise ValueError("32 bits a pixel; wanted 8 or 16")
-            if opened.mode.startswith("I;16"):  # which Pillow would clip to white
-                opened = Image.fromarray((np.asarray(opened) / 257).round().astype(np.uint8))
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: found no readable image ({error})") from None
-    functional = torchvision.transforms.functional
-    return functional.pil_to_tensor(functional.center_crop(functional.resize(image, side), side))
+def imagenet(root, side):
+    """ImageNet: 1,281,167 and 50,000 images of 1,000 classes, from `root`/ImageNet: shorter side resized, centre cropped."""
+    return Raw(*trees.imagenet(root, side), *IMAGENET)
 
 
 SETS = {
@@ -164,12 +158,18 @@ SETS = {
     "FashionMNIST": fashion_mnist,
     "CIFAR10": cifar10,
     "CIFAR100": cifar100,
+    "TinyImageNet": tiny_imagenet,
+    "ImageNet": imagenet,
     "folder": folder,
 }
 
 
-def load(name, root, side):
-    """The Raw set called `name` in SETS, from `root`. Raises ValueError, naming the place, for data that are missing or broken."""
+def load(name, root, side, classes="all"):
+    """The Raw set called `name` in SETS, from `root`: all its `classes`, or those of a list of indices, in that order.
+
+    Raises ValueError, naming the place, for data that are missing or broken. Of image files none is read before it is taken, but for
+    those of `folder`: one channel is kept where all of them are grey.
+    """
     raw = SETS[name](root, side)
     for part, (images, labels) in (("train", raw.train), ("test", raw.test or raw.train)):
         if len(images) != len(labels):
@@ -177,7 +177,37 @@ def load(name, root, side):
         if not 0 <= int(labels.min()) <= int(labels.max()) < len(raw.classes):
             found = f"{int(labels.min())} to {int(labels.max())}"
             raise ValueError(f"{root}: found {part} labels of {name} from {found}; wanted 0 to {len(raw.classes) - 1}")
-    return raw
+    raw = raw if classes == "all" else kept(raw, classes, name)
+    return raw if raw.mean or raw.train[0].shape[1] == 1 else greyed(raw)
+
+
+def kept(raw, classes, name):
+    """The Raw set of the `classes` alone. Raises ValueError for an index that is none."""
+    if beyond := [index for index in classes if index >= len(raw.classes)]:
+        raise ValueError(f"params.yaml: prepare.classes: found {beyond[0]}; wanted 0 to {len(raw.classes) - 1}, the classes of {name}")
+    number = torch.full((len(raw.classes),), -1)
+    number[classes] = torch.arange(len(classes))
+
+    def of(part):
+        images, labels = chosen(part, (number[part[1]] >= 0).nonzero().squeeze(1))
+        return images, number[labels]
+
+    return replace(raw, train=of(raw.train), test=raw.test and of(raw.test), classes=[raw.classes[index] for index in classes])
+
+
+def greyed(raw):
+    """The Raw set with one channel where every image is grey; looks no further than the first that is not."""
+    parts = [part for part in (raw.train, raw.test) if part]
+    if not all((x[:, :1] == x).all() for images, _ in parts for x in pieces(images)):
+        return raw
+    train, *test = [(Rows(images, torch.arange(len(images)), channels=1), labels) for images, labels in parts]
+    return replace(raw, train=train, test=test[0] if test else None)
+
+
+def chosen(part, index):
+    """Some rows of `part` = (images, labels)."""
+    images, labels = part
+    return Rows(images, index), labels[index]
 
 
 def split(labels, share, generator):

@@ -15,12 +15,14 @@ from mtt.whitening import Whitening
 
 WHITENING = ("whitening_mean", "whitening_matrix")  # tensors of the file, where there are any
 
+PIECE = 16  # images that are written at a time
+
 
 @dataclass
 class ImageSet:
     """Images with labels, and what it takes to use them."""
 
-    images: torch.Tensor  # (n, C, H, W): uint8 pixels, or float32 in the normalised (or whitened) space that they were learned in
+    images: torch.Tensor  # (n, C, H, W): uint8 pixels, or float32 normalised or whitened; or what gives rows of them, to be saved
     labels: torch.Tensor  # (n,) int64 class indices, or (n, K) float32 probabilities
     name: str  # of the data set that the images come from
     classes: list  # K names
@@ -44,6 +46,10 @@ class ImageSet:
         if self.whitening:
             return self.whitening.forward(pixels)
         return (pixels - _per_channel(self.mean, images)) / _per_channel(self.std, images)
+
+    def on(self, device):
+        """What a network takes, for a large set: indexed as `normalised()` is, but normalised only when it is taken."""
+        return Normalised(self, device)
 
     def pixels(self):
         """(n, C, H, W) float32 in [0, 1], clipped: what an eye takes."""
@@ -91,15 +97,40 @@ class ImageSet:
         return torch.cat(chosen)
 
     def save(self, path):
-        """Write the set to `path`."""
+        """Write the set to `path`, some images at a time: they may be made when they are taken."""
         left = {"images", "labels", "whitening", *(name for name in ("canvas_size", "canvas_samples") if getattr(self, name) == 1)}
         header = {name: value for name, value in vars(self).items() if name not in left}
-        whitening = zip(WHITENING, (self.whitening.mean, self.whitening.matrix), strict=True) if self.whitening else ()
-        tensorfile.save(path, {"images": self.images, "labels": self.labels, **dict(whitening)}, {"kind": "set", **header})
+        tensors = {"labels": self.labels}
+        if self.whitening:
+            tensors |= dict(zip(WHITENING, (self.whitening.mean, self.whitening.matrix), strict=True))
+        tensors = {name: (tensor.dtype, tensor.shape, [tensor]) for name, tensor in tensors.items()}
+        pieces = (self.images[index] for index in torch.arange(len(self.images)).split(PIECE))
+        tensorfile.stream(path, {"images": (self.images.dtype, self.images.shape, pieces), **tensors}, {"kind": "set", **header})
 
 
 def _per_channel(numbers, images):
     return torch.tensor(numbers, device=images.device).view(1, -1, 1, 1)
+
+
+class Normalised:
+    """The images of a set on `device`, float32 for those that are taken; as they are, uint8 pixels take a quarter of the memory.
+
+    On a GPU they stay where they are, mapped from their file, where they would fill half of its free memory.
+    """
+
+    def __init__(self, data, device):
+        self.normalise, self.images, self.device = data.normalise, data.images, torch.device(device)
+        if self.device.type != "cuda" or self.images.nbytes < torch.cuda.mem_get_info(self.device)[0] / 2:
+            self.images = self.images.to(self.device)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        """(k, C, H, W) for a slice or indices (k,) on any device."""
+        index = index.to(self.images.device) if isinstance(index, torch.Tensor) else index
+        images = self.images[index].to(self.device)
+        return images if images.dtype != torch.uint8 else self.normalise(images)
 
 
 class About(foreign.Schema):

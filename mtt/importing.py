@@ -77,7 +77,7 @@ def _scorer(path, network, about):
     data, device = imageset.load(path), workers.device()
     if data.about() != about:
         raise ValueError(f"{path}: found {data.about()}; wanted {about}, as for the experts")
-    net, x, y = _convnet(network, about).to(device), data.normalised().to(device), data.labels.to(device)
+    net, x, y = _convnet(network, about).to(device), data.on(device), data.labels.to(device)
 
     def score(place, theta):
         found = []

@@ -14,32 +14,53 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mtt import foreign
 from mtt.files import whole
 
-DTYPES = {
-    "F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16,
-    "U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool,
+DTYPES = {  # in the order in which safetensors writes tensors of them: the largest first, so that each lies at a multiple of its size
+    "I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "I32": torch.int32,
+    "BF16": torch.bfloat16, "F16": torch.float16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def save(path, tensors, header):
     """Write `tensors` {name: Tensor} and `header` (anything JSON can hold) to `path`, replacing it atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stream(path, {name: (tensor.dtype, tensor.shape, [tensor]) for name, tensor in tensors.items()}, header)
+
+
+def stream(path, tensors, header):
+    """The same for tensors that are never in memory as a whole: {name: (dtype, shape, pieces)}, `pieces` an iterable of their rows.
+
+    The bytes are those that safetensors itself would write. Raises OSError, naming `path`, where they cannot be written.
+    """
+    order = sorted(tensors, key=lambda name: ([*NAMES].index(tensors[name][0]), name))
+    with whole(path) as beside, open(beside, "wb") as file:
+        file.write(_head({name: tensors[name][:2] for name in order}, header))
+        for piece in (piece for name in order for piece in tensors[name][2]):
+            _write(file, path, piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def _write(file, path, data):
     try:
-        with whole(path) as beside:
-            save_file(tensors, beside, {"header": json.dumps(header, sort_keys=True, separators=(",", ":"))})
-            os.chmod(beside, 0o666 & ~_umask())  # safetensors makes it private to its owner
-    except SafetensorError as error:
-        raise OSError(f"{path}: could not be written: {error}") from error
+        file.write(data)
+        file.flush()
+    except OSError as error:
+        raise OSError(error.errno, f"could not be written: {error.strerror}", str(path)) from error
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _head(places, header):
+    """The length and the header of a file whose tensors {name: (dtype, shape)} lie in this order."""
+    header = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    entries, end = {"__metadata__": {"header": header}}, 0
+    for name, (dtype, shape) in places.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 class Place(foreign.Schema):

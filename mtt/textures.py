@@ -21,6 +21,11 @@ def crop(canvases, offsets, size):
     return canvases[each[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
 
 
+def corner(canvases, size):
+    """The image in the first corner of each canvas, where nothing is to be drawn."""
+    return crop(canvases, torch.zeros(len(canvases), 2), size)
+
+
 def _window(offset, side, size):
     """Indices (n, side / size) along one axis; in float64, where offset x side cannot round up to side."""
     return ((offset.double() * side).long()[:, None] + torch.arange(side // size, device=offset.device)) % side

@@ -34,11 +34,12 @@ def initialise(network, generator):
 def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick=lambda loss: None, samples=1):
     """One pass of E networks theta (E, P) over (images, labels), each in an order of its own, `batch` images a step.
 
+    `images` is a tensor, or what gives tensors for indices as one would (imageset.Normalised), so that a large set is not held in float32;
     `gradient(theta, x, y)` gives the sum of their losses and its gradient (E, P) for x (E, n, C, H, W) and y (E, n);
     `augment(images, generator)` the images as a network sees them; `generators` are E, one for each network.
     `tick(loss)` gets their mean loss after each step. Each image of a step is used `samples` times, augmented anew each time.
     """
-    orders = torch.stack([torch.randperm(len(images), generator=draws) for draws in generators]).to(images.device)
+    orders = torch.stack([torch.randperm(len(images), generator=draws) for draws in generators]).to(labels.device)
     for chunks in orders.split(batch, dim=1):
         chunks = chunks.repeat_interleave(samples, dim=1)
         x = torch.stack([augment(images[chunk], generator=draws) for chunk, draws in zip(chunks, generators, strict=True)])
@@ -68,9 +69,10 @@ def halves(epochs, learning_rate):
 
 @torch.no_grad()
 def accuracy(network, images, labels, batch=500):
-    """The share of images whose class has the largest logit."""
+    """The share of images whose class has the largest logit; `images` as in epoch."""
     trained = network.training
     network.eval()
-    hits = [(network(x).argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
+    chunks = [slice(first, first + batch) for first in range(0, len(images), batch)]
+    hits = [(network(images[chunk]).argmax(1) == labels[chunk]).sum() for chunk in chunks]
     network.train(trained)
     return int(sum(hits)) / len(labels)

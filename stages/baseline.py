@@ -92,7 +92,7 @@ def random(method, p, own, data, *_):
 
 def coreset(method, p, own, data, used, _):
     """Training images of each class, chosen by the features that a network trained on all of them has."""
-    net, x, draws = convnet(data, used), data.normalised().to(workers.device()), generator(method, p.seed)
+    net, x, draws = convnet(data, used), data.on(workers.device()), generator(method, p.seed)
     first, chosen = data.some(p.ipc, draws)[:: p.ipc], []
     net = initialise(net, draws).to(x.device)
     with bar(own.epochs, f"{method}: network", "epoch") as progress:
@@ -100,7 +100,7 @@ def coreset(method, p, own, data, used, _):
     for label in range(len(data.classes)):
         indices = data.of_class(label)
         with torch.no_grad():
-            features = torch.cat([before_last(net)(images).cpu() for images in x[indices].split(500)])
+            features = torch.cat([before_last(net)(images).cpu() for images in map(x.__getitem__, indices.split(500))])
         if method == "herding":
             picked = coresets.herding(features, p.ipc)
         else:
@@ -126,15 +126,15 @@ def condense(method, p, own, data, used, train):
 def begin(method, p, data):
     """The State before the first iteration; no step size is learned. DC starts from noise, as published, the others from real images."""
     draws, y = generator(method, p.seed, "start"), torch.arange(len(data.classes)).repeat_interleave(p.ipc)
-    x = torch.randn(len(y), *data.images.shape[1:], generator=draws) if method == "dc" else data.normalised()[data.some(p.ipc, draws)]
+    x = torch.randn(len(y), *data.images.shape[1:], generator=draws) if method == "dc" else data.on("cpu")[data.some(p.ipc, draws)]
     return State.begin(x.to(workers.device()), y.to(workers.device()), 0.0)
 
 
 def learn(state, method, p, own, data, used, folder):
     """Change the images until own.iterations are done, each with a fresh network."""
     device, saved, families = state.x.device, time.monotonic(), used["augmentation"]["families"] if "augmentation" in used else []
-    x, fresh = data.normalised().to(device), convnet(data, used)
-    real, net = [x[data.of_class(label).to(device)] for label in range(len(data.classes))], convnet(data, used).to(device)
+    x, fresh, net = data.on(device), convnet(data, used), convnet(data, used).to(device)
+    real = [(x, data.of_class(label)) for label in range(len(data.classes))]
     match, train = partial(MATCHES[method], net), partial(train_network, net, learner(net))
     with bar(own.iterations, method, "iteration", state.iteration // own.outer) as progress:
         for iteration in range(state.iteration // own.outer, own.iterations):
@@ -165,10 +165,13 @@ def improve(state, own, match, train, real, families, draws):
 
 
 def slope(match, real, x, batch, families, draws):
-    """The sum over classes of what `match` measures between `batch` of the real images and x, and its derivative by x, all classes'."""
+    """The sum over classes of what `match` measures between `batch` real images and x, and its derivative by x, all classes'.
+
+    `real` has a pair for each class: images, and which of them are of the class.
+    """
     found = []
-    for label, (images, own) in enumerate(zip(real, x, strict=True)):
-        some = images[torch.randperm(len(images), generator=draws)[:batch].to(images.device)]
+    for label, ((images, indices), own) in enumerate(zip(real, x, strict=True)):
+        some = images[indices[torch.randperm(len(indices), generator=draws)[:batch]]]
         found.append(match(label, some, own, siamese(families, draws)))
     values, slopes = zip(*found, strict=True)
     return float(sum(values)), torch.cat(slopes)

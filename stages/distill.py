@@ -159,10 +159,10 @@ def objective(p, net, images):
     if p.loss in (simple := {"match": distance, "raw": objectives.raw, "cosine": objectives.cosine}):
         return lambda draws: simple[p.loss]
     data, loss, output = imageset.load(images), as_function(net), as_function(net, lambda logits, _: logits)
-    x, y = data.normalised().to(device()), data.labels.to(device())
+    x, y = data.on(device()), data.labels.to(device())
 
     def drawn(draws):
-        b = torch.randint(len(x), (p.batch_real,), generator=draws).to(x.device)
+        b = torch.randint(len(x), (p.batch_real,), generator=draws).to(y.device)
         return objectives.task(loss, x[b], y[b]) if p.loss == "task" else objectives.logits(lambda theta, x: output(theta, x, None), x[b])
 
     return drawn
@@ -220,13 +220,13 @@ def real(p, path, draws):
     if data.canvas_size not in (1, p.canvas_size):
         raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
     times = p.canvas_size // data.canvas_size
-    return textures.tile(data.normalised()[data.some(p.ipc * times**2, draws)], times)
+    return textures.tile(data.on("cpu")[data.some(p.ipc * times**2, draws)], times)
 
 
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     """Mean validation accuracy of fresh networks, trained on the images with the learned step size."""
     how, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
-    x_val, y_val, scores = held_out.normalised().to(x.device), held_out.labels.to(x.device), []
+    x_val, y_val, scores = held_out.on(x.device), held_out.labels.to(x.device), []
     for numbers in groups(range(how.networks)):
         draws = [generator("validate", iteration, number) for number in numbers]
         fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]

@@ -119,7 +119,7 @@ def train_half(half, images, validation, test, architecture, network, augmentati
         theta = torch.stack([trajectory.vector(initialise(build(images, architecture, network), own)) for own in draws])
     epochs, rate = halves(p.epochs[architecture], rate)[half]
     augment = textures.cropped(partial(dsa.augment, families=augmentation.families), data.canvas_size)
-    theta, seen = torch.as_tensor(theta).to(device), data.normalised().to(device)
+    theta, seen = torch.as_tensor(theta).to(device), data.on(device)
     fit(
         gradient, theta, seen, data.labels.to(device), epochs=epochs, batch=p.batch, learning_rate=rate,
         momentum=p.momentum, weight_decay=p.weight_decay, augment=augment, generators=draws, tick=tick, samples=data.canvas_samples,
@@ -127,9 +127,9 @@ def train_half(half, images, validation, test, architecture, network, augmentati
     if half == 0:
         return theta.cpu().numpy()  # between processes a tensor would travel through /dev/shm, small in containers
     held_out = loaded(test if part == "test" else validation)
-    x, y = held_out.normalised().to(device), held_out.labels.to(device)
-    seen = textures.crop(seen, torch.zeros(len(seen), 2), data.canvas_size)  # one corner of each canvas
-    return [accuracy(settle(set_parameters(net, own), seen), x, y) for own in theta]
+    x, y = held_out.on(device), held_out.labels.to(device)
+    corner = partial(textures.corner, size=data.canvas_size)
+    return [accuracy(settle(set_parameters(net, own), seen, corner), x, y) for own in theta]
 
 
 if __name__ == "__main__":

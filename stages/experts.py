@@ -120,7 +120,7 @@ def train_experts(train, validation, folder, network, augmentation, p, compiled,
     if not indices:
         return
     device, data, held_out = workers.device(), imageset.load(train), imageset.load(validation)
-    x, y, x_val, y_val = [part.to(device) for part in (data.normalised(), data.labels, held_out.normalised(), held_out.labels)]
+    (x, y), (x_val, y_val) = [(part.on(device), part.labels.to(device)) for part in (data, held_out)]
     net, gradient = prepared(tuple(data.images.shape[1:]), len(data.classes), network, compiled, len(indices))
 
     def score(theta):

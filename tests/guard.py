@@ -42,7 +42,7 @@ def readers():
         "params": parameters,
         "checkpoint": lambda path: state.resume(Path(path).parent, 1 << 62, "cpu"),
         "record": lambda path: images.load("CIFAR10", Path(path).parent.parent, 32),
-        "picture": lambda path: images.load("folder", Path(path).parent.parent, 8),
+        "picture": lambda path: images.load("folder", Path(path).parent.parent, 8).train[0][:],
     }
 
 

@@ -1,4 +1,5 @@
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,25 @@ def test_normalising_is_per_channel():
         wanted = (data.images[:, channel].double() / 255 - data.mean[channel]) / data.std[channel]
         assert torch.allclose(data.normalised()[:, channel].double(), wanted, atol=1e-6)
     assert data.normalised().dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [example, learned])
+@pytest.mark.parametrize("index", [slice(1, 4), slice(4, 99), torch.tensor([5, 0, 0, 2])], ids=str)
+def test_images_normalised_when_they_are_taken_are_those_of_the_whole_bit_for_bit(make, index):
+    data = make()
+    assert torch.equal(data.on("cpu")[index], data.normalised()[index])
+    assert len(data.on("cpu")) == 6
+
+
+def test_a_set_is_used_from_its_file_without_a_copy(tmp_path):
+    """Loaded, and on the CPU, its pixels lie where the file is mapped."""
+    example().save(tmp_path / "set.safetensors")
+    found = imageset.load(tmp_path / "set.safetensors")
+    place = found.images.data_ptr()
+    assert found.on("cpu").images.data_ptr() == place
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [[int(end, 16) for end in line[0].split("-")] for line in lines if line[-1] == str(tmp_path / "set.safetensors")]
+    assert any(first <= place < last for first, last in spans)
 
 
 def test_pixels_and_normalised_undo_each_other():

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import resource
 import stat
@@ -56,6 +57,32 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     subprocess.run([sys.executable, "-c", there], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"}, check=True)
     digests = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("here", "there")}
     assert digests["here"] == digests["there"]
+
+
+def test_the_bytes_are_those_that_safetensors_writes(tmp_path):
+    """Tensors of every type, so in its order; also where one is written row by row."""
+    draws = generator("bytes")
+    tensors = {
+        f"{k}{name}": torch.randint(2, (3, k, 5), generator=draws).to(dtype) for name, dtype in tensorfile.DTYPES.items() for k in (1, 2)
+    }
+    text = json.dumps(HEADER, sort_keys=True, separators=(",", ":"))
+    save_file(tensors, tmp_path / "theirs", {"header": text})
+    tensorfile.save(tmp_path / "ours", tensors, HEADER)
+    rows = {name: (tensor.dtype, tensor.shape, (row for row in tensor)) for name, tensor in tensors.items()}
+    tensorfile.stream(tmp_path / "rows", rows, HEADER)
+    assert (tmp_path / "theirs").read_bytes() == (tmp_path / "ours").read_bytes() == (tmp_path / "rows").read_bytes()
+
+
+def test_rows_that_cannot_be_made_leave_the_old_file(tmp_path):
+    def rows():
+        yield torch.ones(3)
+        raise ValueError("no image")
+
+    tensorfile.save(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, {"kind": "note"})
+    with pytest.raises(ValueError, match="no image"):
+        tensorfile.stream(tmp_path / "a.safetensors", {"x": (torch.float32, (2, 3), rows())}, {"kind": "note"})
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert torch.equal(tensorfile.load(tmp_path / "a.safetensors", "note")[0]["x"], torch.zeros(2))
 
 
 def test_saving_replaces_a_file_and_leaves_what_others_hold_open(tmp_path):

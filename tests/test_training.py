@@ -8,6 +8,7 @@ from torch import nn
 from mtt import dsa, training
 from mtt.convnet import ConvNet
 from mtt.functional import as_function, set_parameters, together, value_and_gradient
+from mtt.imageset import ImageSet
 from mtt.seeds import generator
 from mtt.trajectory import vector
 from stages.evaluate import ARCHITECTURES
@@ -136,6 +137,22 @@ def test_networks_trained_as_one_are_those_trained_alone():
         training.fit(gradient, theta, images, labels, **settings, generators=[generator(seed)])
     assert torch.allclose(as_one, torch.cat(alone), rtol=0, atol=1e-12)
     assert float((as_one - starts).norm()) > 0.1
+
+
+def test_training_on_pixels_is_training_on_the_whole_set_normalised_bit_for_bit():
+    """The same theta, and the same accuracy; the last batch is shorter."""
+    pixels, labels = torch.randint(256, (50, 3, 8, 8), generator=generator("pixels")).to(torch.uint8), torch.arange(50) % 5
+    data = ImageSet(pixels, labels, "toy", list("abcde"), [0.4, 0.5, 0.45], [0.2, 0.25, 0.22])
+    network, found = training.initialise(ConvNet(3, 8, 5, width=4, depth=2), generator("start")), []
+    settings = {"epochs": 3, "batch": 16, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    for images in (data.normalised(), data.on("cpu")):
+        gradient, theta = learning(network)
+        augment = partial(dsa.augment, families=list(dsa.FAMILIES))
+        training.fit(gradient, theta, images, labels, **settings, augment=augment, generators=[generator("draws")])
+        found.append((theta, training.accuracy(set_parameters(network, theta[0]), images, labels, batch=7)))
+        network = training.initialise(network, generator("start"))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 @pytest.mark.parametrize("epochs", [6, 7])

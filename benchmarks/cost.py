@@ -1,0 +1,68 @@
+"""What a recipe costs, by the formulas of benchmarks/estimate.py: `python -m benchmarks.cost NAME` prints the end of its comment."""
+
+import sys
+import textwrap
+
+from benchmarks.estimate import MATCHING, RATE, TRAINING, duration, size_of
+from mtt import compiling
+from mtt.convnet import ConvNet
+from recipes.__main__ import merged
+
+SETS = {  # channels, side (None: prepare.side), classes, images that are not test images
+    "digits": (1, 8, 10, 1438),
+    "MNIST": (1, 28, 10, 60_000),
+    "FashionMNIST": (1, 28, 10, 60_000),
+    "CIFAR10": (3, 32, 10, 50_000),
+    "CIFAR100": (3, 32, 100, 50_000),
+    "TinyImageNet": (3, 64, 200, 100_000),
+    "ImageNet": (3, None, 1000, 1_281_167),  # classes of nearly one size
+}
+
+
+def cost(values):
+    """{quantity: number} of the parameters `values`: bytes of buffers, and floating-point operations."""
+    prepare, experts, distill, scoring = values["prepare"], values["experts"], values["distill"], values["distill"]["validate"]
+    channels, side, classes, images = SETS[prepare["set"]]
+    kept = classes if prepare["classes"] == "all" else len(prepare["classes"])
+    images, shape = images * kept / classes * (1 - prepare["validation"]), (channels, side or prepare["side"], side or prepare["side"])
+    net = ConvNet(*shape[:2], kept, **values["network"])
+    parameters, forward = sum(p.numel() for p in net.parameters()), compiling.work(net, shape)
+    read, samples, synthetic = distill["max_start_epoch"] + distill["expert_epochs"], distill["canvas_samples"], distill["ipc"] * kept
+    step = synthetic if distill["batch_syn"] == "all" else distill["batch_syn"]
+    epoch = experts["count"] * images * TRAINING * forward
+    scored = distill["iterations"] // scoring["every"] * scoring["networks"] * scoring["epochs"]
+    return {
+        "parameters": parameters,
+        "epochs": experts["epochs"],
+        "read": read,
+        "snapshot": 4 * experts["count"] * parameters,
+        "epoch": epoch,
+        "distillation": distill["iterations"] * distill["segments"] * distill["syn_steps"] * step * samples * MATCHING * forward,
+        "validation": scored * synthetic * samples * TRAINING * forward,
+    }
+
+
+def comment(name):
+    """The lines of a recipe's comment that say what it costs."""
+    c = cost(merged(name))
+    whole, read = c["epochs"] + 1, c["read"]
+    buffer = f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots, {size_of(read * c['snapshot'])} of the {read} that are read"
+    fewer = f" ({work((read - 1) * c['epoch'])} with experts.epochs = {read - 1}, which suffices)" if read < whole else ""
+    rest = (
+        f"experts {work(c['epochs'] * c['epoch'])}{fewer}; distillation {work(c['distillation'])}; its validation {work(c['validation'])}"
+    )
+    text = f"By estimate (python -m benchmarks.cost {name}): {c['parameters']:,} parameters; {buffer}; {rest}."
+    return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
+
+
+def work(operations):
+    """Floating-point operations for people, and the time that one GPU takes for them."""
+    digits, exponent = f"{operations:.1e}".split("e+")
+    return f"{digits}e{int(exponent)} operations, {duration(operations / RATE['cuda'] / 3600)} on a GPU"
+
+
+if __name__ == "__main__":
+    try:
+        print(comment("".join(sys.argv[1:])), end="")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
