@@ -106,15 +106,16 @@ class MLP(nn.Sequential):
 
 
 class ViT(nn.Sequential):
-    """torchvision's vision transformer (Dosovitskiy et al. 2021), small: some 8x8 patches, 4 heads, hidden 128, MLP 256, no dropout.
+    """torchvision's vision transformer (Dosovitskiy et al. 2021), small: 4 heads, hidden 128, MLP 256, no dropout.
 
+    Some 8x8 patches, of 2x2 pixels at the least: patches of one learned nothing from ten digits in 300 steps of SGD.
     A side that the patch does not divide is filled with zeros, at the right and below.
     """
 
-    def __init__(self, channels, side, classes, layers=6):
+    def __init__(self, channels, side, classes, layers=4):
         from mtt.vision import torchvision  # here: it takes seconds to load, and the others do without
 
-        patch = round(side / 8)
+        patch = max(2, round(side / 8))
         surplus = -side % patch
         transformer = torchvision.models.VisionTransformer(side + surplus, patch, layers, 4, 128, 256, num_classes=classes)
         transformer.conv_proj = nn.Conv2d(channels, 128, patch, patch)  # in place of that of three channels

@@ -11,8 +11,9 @@ NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)
 def initialise(network, generator):
     """`network` with PyTorch's default initialisation, whatever it was before; drawn from `generator` and not from the global one.
 
-    The output layer of an attention too is drawn as any linear layer; parameters that no layer of PyTorch has (a vision transformer's
-    class token and position embedding) are normal with a standard deviation of 0.02, as BERT's.
+    The output layer of an attention too is drawn as any linear layer. Parameters that no layer of PyTorch has (a vision transformer's
+    class token and embedding of places) are normal with a standard deviation of 0.5, about that of the patches' embedding, which
+    they meet in a sum: with BERT's 0.02, which Adam outgrows and SGD does not, ten digits taught 45 % where now they teach 85 %.
     """
     for module in network.modules():
         if isinstance(module, NORMS):
@@ -27,7 +28,7 @@ def initialise(network, generator):
             nn.init.zeros_(module.in_proj_bias)
         else:
             for parameter in module.parameters(recurse=False):
-                nn.init.normal_(parameter, std=0.02, generator=generator)
+                nn.init.normal_(parameter, std=0.5, generator=generator)
     return network
 
 
