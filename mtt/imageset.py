@@ -36,10 +36,12 @@ class ImageSet:
 
     def normalised(self):
         """(n, C, H, W) float32: what a network takes (or is cropped from)."""
-        return self.images if self.images.dtype != torch.uint8 else self.normalise(self.images)
+        return self.normalise(self.images)
 
     def normalise(self, images):
-        """uint8 images (n, C, H, W), on any device, as this set's are normalised or whitened; float32."""
+        """Some of its images (k, C, H, W), on any device, as a network takes them: float32, normalised or whitened."""
+        if images.dtype != torch.uint8:
+            return images
         pixels = images.float() / 255
         if self.whitening:
             return self.whitening.forward(pixels)

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from mtt import imageset
 from mtt.files import whole
 from mtt.vision import torchvision
 
@@ -38,7 +39,7 @@ def main(path, out, *flags):
     save_grid(out, shown(found, bool(flags)), len(found.classes))
 
 
-if __name__ == "__main__":  # no stage comes here, so what it imports is in no stage's deps
-    from mtt import imageset, params
+if __name__ == "__main__":
+    from mtt import params
 
     params.run(main)

@@ -74,8 +74,8 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
     with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
         experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
-    wanted = p.start == "real" or "whitening" in experts.index  # of which the buffer has no more than the digest
-    used = [images] * wanted + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
+    needed = p.start == "real" or "whitening" in experts.index  # of which the buffer has no more than the digest
+    used = [images] * needed + [validation] * (p.scoring.every > 0)  # else the buffer alone suffices
     for path in used:
         experts.check_set(path, imageset.load(path).about())
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}

@@ -14,7 +14,7 @@ from conftest import ROOT
 from torch import nn
 from torch.nn import functional as F
 
-from mtt import imageset, importing, original, trajectory
+from mtt import imageset, importing, original, trajectory, whitening
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import set_parameters
@@ -276,6 +276,20 @@ def test_images_and_labels_become_a_set(folder):
     assert set(found.provenance["imported"]) == {"images", "labels"}
     by_hand = [*BY_HAND[:6], *BY_HAND[10:]]
     assert set_of(nn.Parameter(synthetic()), torch.arange(3.0), *by_hand, to="b.safetensors").about() == data().about()
+
+
+def test_what_the_original_whitened_is_whitened_as_the_set_that_it_is_like(folder):
+    """Images and experts both; and an expert is not scored on a set of another space."""
+    plain, like = data(), data()
+    like.mean, like.std, like.whitening = [0.0], [1.0], whitening.fit(like.images.float() / 255)
+    like.save("whitened.safetensors")
+    found = set_of(synthetic(), torch.arange(3), "--like", "whitened.safetensors")
+    assert torch.equal(found.images, synthetic())
+    assert found.about() == like.about() != plain.about()
+    header = imported(trained(0)[0], words=[*NET, "--like", "whitened.safetensors"])[0].header
+    assert (header["whitening"], header["normalised_by"]) == (like.whitening.digest, "ZCA")
+    with pytest.raises(ValueError, match=r"data.safetensors: found .*; wanted .*whitening.*, as for the experts"):
+        imported(trained(0)[0], words=[*NET, "--like", "whitened.safetensors", "--score", "data.safetensors"], to="others")
 
 
 def test_soft_labels_become_probabilities(folder):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mtt import imageset, pictures
+from mtt import pictures
 from mtt.imageset import ImageSet
 from mtt.seeds import generator
 
@@ -47,7 +47,7 @@ def test_a_canvas_is_shown_twice_in_each_direction():
             assert torch.equal(found[:, :, down : down + 16, right : right + 16], canvases().images)
 
 
-def test_in_the_space_of_networks_each_image_goes_from_black_to_white(tmp_path, monkeypatch):
+def test_in_the_space_of_networks_each_image_goes_from_black_to_white(tmp_path):
     """By its own least and greatest number; the command writes the same picture."""
     images = 5 * torch.randn(3, 1, 8, 8, generator=generator("whitened"))
     data = ImageSet(images, torch.arange(3), "toy", ["a", "b", "c"], [0.5], [0.5])
@@ -55,7 +55,6 @@ def test_in_the_space_of_networks_each_image_goes_from_black_to_white(tmp_path, 
     for one, wanted in zip(found, images, strict=True):
         assert torch.allclose(one, (wanted - wanted.min()) / (wanted.max() - wanted.min()), atol=1e-6)
     data.save(tmp_path / "set.safetensors")
-    monkeypatch.setattr(pictures, "imageset", imageset, raising=False)  # which is imported where the module is run
     pictures.main(tmp_path / "set.safetensors", tmp_path / "grid.png", "--whitened")
     tile = read(tmp_path / "grid.png")[GAP : GAP + 64, GAP : GAP + 64, 0]
     assert np.abs(tile[::8, ::8] - found[0, 0].numpy() * 255).max() <= 1

@@ -14,12 +14,13 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from mtt import imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
 from mtt.imageset import ImageSet
 from mtt.workers import made_with
-from stages import buffer
+from stages import buffer, check
 
 pytestmark = pytest.mark.slow
 
@@ -474,3 +475,106 @@ def test_experts_of_unknown_accuracy_make_a_buffer_too(ready):
     found = pd.read_csv("results/buffer/experts.csv")
     assert found.accuracy.isna().all()
     assert len(Buffer("data/buffer").experts) == 2
+
+
+@pytest.fixture
+def white(make_run):
+    """A run whose images are whitened, and whose buffer is there."""
+    run = make_run("white")
+    run.set(prepare={"zca": True})
+    for stage in ("prepare", "experts", "buffer"):
+        run(stage)
+    return run
+
+
+def test_all_stages_of_whitened_images(white):
+    """Every set file holds the whitening and every header its digest; the picture shows pixels; a start from noise is whitened too."""
+    for stage in ("distill", "baseline", "evaluate"):
+        white(stage, method="distilled" if stage == "evaluate" else "random")
+    names = ["prepared/train", "prepared/validation", "prepared/test", "distilled/set", "distilled/last", "random/set"]
+    train, *others = [imageset.load(f"data/{name}.safetensors") for name in names]
+    assert all(other.about() == train.about() for other in others)
+    assert (train.mean, train.std) == ([0.0], [1.0])
+    covariance = torch.cov(train.normalised().flatten(1).double().T)
+    v = torch.linalg.eigvalsh(torch.cov((train.images.double() / 255).flatten(1).T))
+    assert torch.allclose(torch.linalg.eigvalsh(covariance), v / (v + 0.1), atol=1e-4)
+    assert train.provenance["prepare"]["zca"] is True
+    header = trajectory.load("data/experts/0000.safetensors").header
+    index = Buffer("data/buffer").index
+    assert header["whitening"] == index["whitening"] == train.about()["whitening"]
+    assert header["normalised_by"] == "ZCA"
+    white.set(distill={"start": "noise", "validate": {"every": 0}})
+    white("distill")
+    assert imageset.load("data/distilled/set.safetensors").about() == train.about()
+
+
+def test_experts_and_sets_of_another_whitening_or_of_none_are_refused(white):
+    """By distillation, by the buffer, by evaluation; and textures, by distillation, where a buffer comes from elsewhere."""
+    stranger = imageset.load("data/prepared/train.safetensors")
+    stranger.whitening.matrix[0, 0] += 0.001
+    stranger.save("stranger.safetensors")
+    white.set(distill={"images": "stranger.safetensors"})
+    with pytest.raises(ValueError, match=r"stranger.safetensors: found .*whitening.*; wanted .*whitening.*, as in data/buffer"):
+        white("distill")
+    white.set(distill={"images": "data/prepared/train.safetensors", "canvas_size": 2})
+    with pytest.raises(ValueError, match="distill.canvas_size = 2; wanted 1: the buffer's experts saw whitened images"):
+        white("distill")
+    white.set(prepare={"zca": False}, distill={"canvas_size": 1})
+    white("prepare")
+    with pytest.raises(ValueError, match=r"train.safetensors: found .*; wanted .*whitening.*, as in data/buffer"):
+        white("distill")
+    white("baseline")
+    stranger.save("data/prepared/test.safetensors")
+    with pytest.raises(ValueError, match=r"random/set.safetensors: found .*; wanted .*whitening.*, as in data/prepared/test"):
+        white("evaluate")
+    path = white.folder / "data/experts/0001.safetensors"
+    tensors, header = tensorfile.load(path, "trajectory")
+    for other in ({"whitening": "0" * 64}, {}):
+        path.unlink()
+        tensorfile.save(path, tensors, {key: value for key, value in header.items() if key != "whitening"} | other)
+        with pytest.raises(ValueError, match=r"0001.safetensors: found whitening (0+|None); wanted \w+, as in .*0000.safetensors"):
+            white("buffer")
+
+
+def test_images_too_large_to_be_whitened_are_refused_before_any_work(make_run):
+    run = make_run()
+    for name in ("ant", "bee"):
+        (run.folder / "raw" / name).mkdir()
+        Image.effect_noise((80, 80), 50).save(run.folder / "raw" / name / "0.png")
+    run.set(prepare={"set": "folder", "side": 80, "zca": True, "test": 0.5, "validation": 0.5})
+    with pytest.raises(ValueError, match=r"wanted at most 64"):
+        check.main()
+    assert not list(run.folder.glob("data/**/*"))
+
+
+def test_canvases_are_learned_validated_and_evaluated(ready):
+    """Tiled of four images each; scored on ordinary images; gone on from; shown twice in each direction."""
+    ready.set(distill={"canvas_size": 2, "canvas_samples": 3, "lr_img": 1e-12})
+    ready("distill")
+    found, train = [imageset.load(f"data/{name}.safetensors") for name in ("distilled/set", "prepared/train")]
+    assert found.images.shape == (10, 1, 16, 16)
+    assert (found.canvas_size, found.canvas_samples) == (2, 3)
+    assert found.about() == train.about()
+    assert found.provenance["distill"]["canvas_samples"] == 3
+    for label, canvas in enumerate(found.images):
+        tiles = canvas.unfold(1, 8, 8).unfold(2, 8, 8).reshape(4, 1, 8, 8)
+        assert len(tiles.flatten(1).unique(dim=0)) == 4
+        own = train.normalised()[train.of_class(label)]
+        assert all(bool((own == tile).flatten(1).all(1).any()) for tile in tiles), "real images of its class"
+    ready("evaluate", method="distilled")
+    scores = json.loads((ready.folder / "results/scores/distilled-ConvNet.json").read_text())
+    assert scores["images"] == 10
+    with Image.open("results/distill/images.png") as picture:
+        assert picture.size == (10 * 68 + 4, 68 + 4)
+    found.save("old.safetensors")
+    ready.set(distill={"images": "old.safetensors", "validate": {"every": 0}})
+    ready("distill")
+    assert torch.equal(imageset.load("data/distilled/set.safetensors").images, found.images)
+    ready.set(distill={"canvas_size": 3})
+    with pytest.raises(ValueError, match="old.safetensors: found canvas_size 2; wanted distill.canvas_size = 3, or images"):
+        ready("distill")
+    ready.set(distill={"start": "noise", "lr_img": 10.0})
+    ready("distill")
+    noise = imageset.load("data/distilled/set.safetensors")
+    assert noise.images.shape == (10, 1, 24, 24)
+    assert noise.images.isfinite().all()
