@@ -43,22 +43,27 @@ def cost(values):
 
 
 def comment(name):
-    """The lines of a recipe's comment that say what it costs."""
+    """The lines of a recipe's comment that say what it costs; hours are operations over what a device keeps up, launches left out."""
     c = cost(merged(name))
+    where = "cuda" if c["epochs"] * c["epoch"] + c["distillation"] > 2e14 else "cpu"
+
+    def work(operations):
+        digits, exponent = f"{operations:.1e}".split("e+")
+        return f"{digits}e{int(exponent)} operations, {duration(operations / RATE[where] / 3600)}"
+
     whole, read = c["epochs"] + 1, c["read"]
-    buffer = f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots, {size_of(read * c['snapshot'])} of the {read} that are read"
-    fewer = f" ({work((read - 1) * c['epoch'])} with experts.epochs = {read - 1}, which suffices)" if read < whole else ""
-    rest = (
-        f"experts {work(c['epochs'] * c['epoch'])}{fewer}; distillation {work(c['distillation'])}; its validation {work(c['validation'])}"
-    )
-    text = f"By estimate (python -m benchmarks.cost {name}): {c['parameters']:,} parameters; {buffer}; {rest}."
+    parts = [f"{c['parameters']:,} parameters", f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots"]
+    parts += [
+        f"experts {work(c['epochs'] * c['epoch'])}",
+        f"distillation {work(c['distillation'])}",
+        f"its validation {work(c['validation'])}",
+    ]
+    if read < whole:
+        parts[1] += f", {size_of(read * c['snapshot'])} of the {read} that are read"
+        parts[2] += f" ({work((read - 1) * c['epoch'])} with experts.epochs = {read - 1}, which suffices)"
+    device = {"cuda": "a GPU", "cpu": "two cores"}[where]
+    text = f"Cost by `python -m benchmarks.cost {name}`, times on {device} and at the least: {'; '.join(parts)}."
     return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
-
-
-def work(operations):
-    """Floating-point operations for people, and the time that one GPU takes for them."""
-    digits, exponent = f"{operations:.1e}".split("e+")
-    return f"{digits}e{int(exponent)} operations, {duration(operations / RATE['cuda'] / 3600)} on a GPU"
 
 
 if __name__ == "__main__":

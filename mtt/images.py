@@ -74,7 +74,8 @@ def _mnist(loader, root, mean, std):
             raise ValueError(f"{where}: found a broken idx file ({type(error).__name__}: {error})") from None
         if not isinstance(error, (RuntimeError, OSError)):
             raise
-        raise ValueError(f"{where}: found no data, and the download failed ({error}); put there, unpacked: {', '.join(wanted)}") from None
+        why = " ".join(str(error).split())  # torchvision's has a line for each mirror
+        raise ValueError(f"{where}: found no data, and the download failed ({why}); put there, unpacked: {', '.join(wanted)}") from None
     return Raw(*[(part.data.unsqueeze(1), part.targets.long()) for part in (train, test)], list(train.classes), [mean], [std])
 
 

@@ -1,28 +1,202 @@
-import subprocess
-from pathlib import Path
+"""Every recipe merges, passes the check, says what it costs, and runs through all stages, on a few images in the format of its set."""
 
+import math
+import os
+import subprocess
+from contextlib import contextmanager
+from urllib.error import URLError
+
+import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Run
+from raw import write_cifar, write_idx, write_imagenet, write_tiny_imagenet
 
+from benchmarks import cost, estimate
+from mtt import imageset, whitening, workers
+from mtt.vision import torchvision
 from recipes import __main__ as recipes
-from stages import check
+from stages import check, evaluate
 
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+CHANGES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in NAMES if name != "default"}
+
+
+class Small(Run):
+    """A recipe, so small that it runs in a second or two: few epochs, iterations and networks, of width 8; `folder` is where we are."""
+
+    def __init__(self, name, folder, raw):
+        self.folder = folder
+        recipes.write(name)
+        self.values = yaml.safe_load((folder / "params.yaml").read_text())
+        distill = self.values["distill"]
+        self.set(
+            prepare={"raw": str(raw), "validation": 0.34},
+            network={"width": 8},
+            experts={"count": 2, "epochs": distill["expert_epochs"]},
+            buffer={"snapshots": "all", "segment": 1},
+            distill={"iterations": 2, "syn_steps": 2, "max_start_epoch": 1, "validate": {"every": 1, "networks": 1, "epochs": 2}},
+            baseline={"ipc": min(distill["ipc"], 2)},
+            architectures=["ConvNet"],
+            evaluate={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
+            whole={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
+        )
+        batch = distill["batch_syn"]
+        self.set(distill={"ipc": min(distill["ipc"], 2), "batch_syn": batch if batch == "all" else 5})
+
+    def command(self, stage, **item):
+        """As dvc.yaml has it, but for where raw images lie."""
+        return [self.values["prepare"]["raw"] if word == "raw" else word for word in super().command(stage, **item)]
+
+
+@contextmanager
+def here(most):
+    """workers.pool, but in this process."""
+
+    def each(functions, tasks, label, steps):
+        results = dict.fromkeys(tasks)
+        for function in functions:
+            results = {task: function(task, before, lambda loss=None, n=1: None) for task, before in results.items()}
+        return results
+
+    yield each
+
+
+def by_pixel(pixels):
+    """A whitening that is fitted in no time; kornia's takes 20 s at 32 px (the run through DVC has it)."""
+    x = pixels.flatten(1)
+    return whitening.Whitening(x.mean(0), (1 / (x.std(0) + 0.1)).diag())
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    """A folder with a few images of every set, in its own format: enough of each class for every part."""
+    root = tmp_path_factory.mktemp("raw")
+    for name in ("MNIST", "FashionMNIST"):
+        write_idx(root, name)
+    write_cifar(root, "CIFAR10", train_records=10, test_records=10)
+    write_cifar(root, "CIFAR100", train_records=300, test_records=100)
+    write_tiny_imagenet(root)
+    write_imagenet(root, {index for changes in CHANGES.values() for index in changes.get("prepare", {}).get("classes", [])}, train=6)
+    return root
+
+
+@pytest.fixture
+def _inside(tmp_path, monkeypatch):
+    """Stages run in this process, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
+    monkeypatch.setattr(workers, "pool", here)
+    monkeypatch.setattr(whitening, "fit", by_pixel)
+    for cached in (evaluate.loaded, evaluate.prepared):
+        cached.cache_clear()  # they go by the path of a set
+
+
+def looked_at(run):
+    """What a run of all stages must leave behind."""
+    scores = pd.read_csv(run.folder / "results/scores.csv")
+    assert set(scores.method) == {"distilled", "distilled_best_rate", "random", "whole"}
+    assert scores["mean"].between(0, 1).all()
+    train, found = [imageset.load(run.folder / f"data/{path}.safetensors") for path in ("prepared/train", "distilled/set")]
+    assert found.about() == train.about()
+    assert len(found.images) == run.values["distill"]["ipc"] * len(train.classes)
+    assert found.images.isfinite().all()
+    assert (run.folder / "results/distill/images.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_merges_and_passes_the_check(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("_inside")
+def test_every_recipe_runs_through_all_stages(name, raw, tmp_path):
     recipes.write(name)
     check.main()
-    values, changes = yaml.safe_load(Path("params.yaml").read_text()), yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text())
-    assert values["prepare"]["set"] == changes["prepare"]["set"]
-    assert values["distill"]["iterations"] == changes["distill"]["iterations"]
+    run = Small(name, tmp_path, raw)
+    check.main()
+    for stage in ("prepare", "experts", "buffer", "distill", "baseline"):
+        run(stage)
+    check.main("data/prepared/train.safetensors")
+    for method in run.values["methods"]:
+        run("evaluate", method=method)
+    run("evaluate_whole")
+    run("report")
+    looked_at(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10-ipc1", "tiny-imagenet-ipc1", "imagenet-nette-texture"])
+def test_recipes_run_through_dvc(name, raw, tmp_path, monkeypatch):
+    """One whitened, one by annotations, one of classes by index that learns canvases."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
+    for part in ("mtt", "stages", "dvc.yaml"):  # as they stand, so that a test can be tried before a commit
+        subprocess.run(["cp", "-r", str(ROOT / part), str(tmp_path / "clone")], check=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    run = Small(name, tmp_path / "clone", raw)
+    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "MTT_WORKERS": "1", "MTT_WORK": ""}
+    found = subprocess.run(["dvc", "repro"], cwd=run.folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stdout + found.stderr
+    looked_at(run)
+
+
+def pairs(changes, values):
+    """What a recipe says, and what the default does, key by key."""
+    for key, change in changes.items():
+        if isinstance(change, dict):
+            yield from pairs(change, values[key])
+        else:
+            yield change, values[key]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recipe_holds_what_differs_from_the_default_and_no_more(name):
+    default = yaml.safe_load((ROOT / "recipes/default.yaml").read_text())
+    assert all(change != value for change, value in pairs(CHANGES[name], default))
+    assert all(found == change for change, found in pairs(CHANGES[name], recipes.merged(name)))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recipe_says_what_it_costs_as_the_formulas_have_it(name):
+    comment = "".join(line for line in (ROOT / f"recipes/{name}.yaml").read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert comment.endswith(cost.comment(name))
+
+
+def test_the_cost_of_a_recipe_is_that_of_the_table_of_estimates():
+    """CIFAR-10 and Tiny ImageNet at 1 image per class, less the images that are held out to validate."""
+    for name, case in (("cifar10-ipc1", estimate.CASES[0]), ("tiny-imagenet-ipc1", estimate.CASES[1])):
+        found = cost.cost(recipes.merged(name))
+        assert found["parameters"] == case.parameters
+        assert found["snapshot"] == estimate.EXPERTS * case.file(1, 4)
+        assert found["epoch"] == pytest.approx(0.9 * case.training(2))
+        assert found["distillation"] == case.matching()
+        assert found["read"] == case.read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_depth_of_a_recipe_follows_the_side_of_its_images(name):
+    """D3 at 28 and 32 px, D4 at 64, D5 at 128, and so on; digits, of 8 px, are beyond the rule."""
+    values = recipes.merged(name)
+    side = cost.SETS[values["prepare"]["set"]][1] or values["prepare"]["side"]
+    assert values["network"]["depth"] == (2 if side == 8 else math.ceil(math.log2(side)) - 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist-ipc1", "fashion-mnist-ipc1", "cifar10-ipc1", "cifar100-ipc1", "tiny-imagenet-ipc1", "imagenet-nette-ipc1"]
+)
+@pytest.mark.usefixtures("_inside")
+def test_a_recipe_without_its_data_says_in_one_line_what_to_put_where(name, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", fail)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", fail)
+    run = Small(name, tmp_path, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="put ") as caught:
+        run("prepare")
+    assert str(caught.value).startswith(str(tmp_path / "nowhere"))
+    assert "\n" not in str(caught.value)
+    assert run.files("data/**/*") == {}
 
 
 def test_an_unknown_recipe_or_key_is_refused():
-    with pytest.raises(ValueError, match="found NAME=cifar11; wanted one of default, "):
+    with pytest.raises(ValueError, match="found NAME=cifar11; wanted one of cifar10-ipc1, "):
         recipes.merged("cifar11")
     with pytest.raises(ValueError, match="recipes/x.yaml: distill.syn_stepz: unknown key"):
         recipes.update(recipes.merged("default"), {"distill": {"syn_stepz": 1}}, "recipes/x.yaml: ")
