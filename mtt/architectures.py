@@ -108,7 +108,7 @@ class MLP(nn.Sequential):
 class ViT(nn.Sequential):
     """torchvision's vision transformer (Dosovitskiy et al. 2021), small: 4 heads, hidden 128, MLP 256, no dropout.
 
-    Some 8x8 patches, of 2x2 pixels at the least: patches of one learned nothing from ten digits in 300 steps of SGD.
+    Some 8x8 patches, of 2x2 pixels at the least: with patches of one, a step on 8x8 images takes three times as long.
     A side that the patch does not divide is filled with zeros, at the right and below.
     """
 

@@ -36,7 +36,8 @@ def settle(network, images, see=lambda images: images, batch=500):
     "Precise" batch norm (Wu & Johnson 2021, section 3): one pass with the final parameters, each layer normalised by its batch.
     The images are those it was trained on, without augmentation: nothing is drawn, and test images have none either.
     """
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    norms, trained = [module for module in network.modules() if isinstance(module, BatchNorm)], network.training
+    network.train()
     for norm in norms:
         norm.track_running_stats = True
         norm.reset_running_stats()
@@ -44,4 +45,4 @@ def settle(network, images, see=lambda images: images, batch=500):
         network(see(images[chunk]))
     for norm in norms:
         norm.track_running_stats = False
-    return network
+    return network.train(trained)

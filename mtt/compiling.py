@@ -43,7 +43,7 @@ def eager_seconds(network, shape, steps, images):
 def work(network, shape):
     """Floating-point operations of a forward pass of one image, by the weights of its convolutions, linear layers and attentions.
 
-    Counted by hand: torch's FlopCounterMode says the same (but for the products of queries, keys and values, a few percent of a
+    Counted by hand: torch's FlopCounterMode says the same (but for the products of queries, keys and values, a tenth of a small
     transformer) and takes a second to load, in every stage.
     """
     found = []

@@ -60,15 +60,14 @@ def test_networks_trained_and_settled_as_one_are_those_alone():
         found = settle(set_parameters(net, as_one[seed]), x).eval()(x)
         wanted = settle(set_parameters(network(), alone[seed]), x).eval()(x)
         assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-8)
-        net.train()
 
 
 def test_the_statistics_are_those_of_the_images_layer_by_layer():
     """The slow route: each layer's input by hand, mean and unbiased variance; whatever they were before."""
     net, (x, _) = initialise(network(), generator(1)), images()
     net[1].running_mean.fill_(7)
-    settle(net, x)
-    for layer in net:
+    assert not settle(net.eval(), x).training
+    for layer in net.train():
         if isinstance(layer, BatchNorm):
             assert torch.allclose(layer.running_mean, x.mean((0, 2, 3)))
             assert torch.allclose(layer.running_var, x.var((0, 2, 3)))
