@@ -23,7 +23,7 @@ def herding(features, count):
 
 
 def k_center(features, count, first):
-    """Indices (count,) that leave no image far from all of them (Sener & Savarese 2018, Algorithm 1).
+    """Indices (count,) that leave no image far from all of them (Sener & Savarese 2018: k-Center-Greedy).
 
     Image `first`, then always the one that is farthest from its nearest pick.
     """

@@ -1,4 +1,4 @@
-"""Distribution matching: images whose features have the mean that real ones' have (Zhao & Bilen 2023, Equation 6)."""
+"""Distribution matching: images whose features have the mean that real ones' have (Zhao & Bilen 2023)."""
 
 import torch
 

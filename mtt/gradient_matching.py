@@ -1,6 +1,6 @@
 """Gradient matching: images that give a network the gradients that real ones give (Zhao, Mopuri & Bilen 2021).
 
-D(a, b) = sum over weight tensors and output rows r of 1 - <a_r, b_r> / (||a_r|| ||b_r|| + 1e-6)     (their Section 3.3)
+D(a, b) = sum over weight tensors and output rows r of 1 - <a_r, b_r> / (||a_r|| ||b_r|| + 1e-6)
 """
 
 import torch
@@ -25,7 +25,7 @@ def gradients(network, images, label, create_graph=False):
 def match(network, label, real, x, augment):
     """D () between real images (m, C, H, W) of class `label` and synthetic x (n, C, H, W), and its derivative by x.
 
-    `augment` is a function of images, the same for both: the Siamese augmentation of Zhao & Bilen 2021 (their Equation 3).
+    `augment` is a function of images, the same for both: the Siamese augmentation of Zhao & Bilen 2021.
     """
     target, x = gradients(network, augment(real), label), x.detach().requires_grad_()
     value = distance(target, gradients(network, augment(x), label, create_graph=True))

@@ -132,16 +132,16 @@ def begin(method, p, data):
 
 def learn(state, method, p, own, data, used, folder):
     """Change the images until own.iterations are done, each with a fresh network."""
-    device, saved, families = state.x.device, time.monotonic(), used.get("augmentation", {"families": []})["families"]
+    device, saved, families = state.x.device, time.monotonic(), used["augmentation"]["families"] if "augmentation" in used else []
     x, fresh = data.normalised().to(device), convnet(data, used)
     real, net = [x[data.of_class(label).to(device)] for label in range(len(data.classes))], convnet(data, used).to(device)
-    turn = partial(MATCHES[method], net), partial(train_network, net, learner(net))
+    match, train = partial(MATCHES[method], net), partial(train_network, net, learner(net))
     with bar(own.iterations, method, "iteration", state.iteration // own.outer) as progress:
         for iteration in range(state.iteration // own.outer, own.iterations):
             draws = generator(method, p.seed, iteration)
             set_parameters(net, trajectory.vector(initialise(fresh, draws)).to(device))
             try:
-                value = improve(state, own, *turn, real, families, draws)
+                value = improve(state, own, match, train, real, families, draws)
             except ArithmeticError as error:
                 raise ArithmeticError(f"{method} stopped at iteration {iteration + 1}: {error}; lower baseline.{method}.lr_img") from None
             state.curve.append([iteration + 1, value])

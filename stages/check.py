@@ -61,7 +61,7 @@ def between(values):
     if values["baseline"].ipc != distill.ipc:
         yield line("baseline.ipc", values["baseline"].ipc, f"distill.ipc = {distill.ipc}, or the comparison is not one")
     if "dsa" in values["baselines"] and not values["augmentation"].families:
-        yield line("augmentation.families", [], "one at least for dsa of baselines, which without any is dc")
+        yield line("augmentation.families", [], "one at least for dsa of baselines; without augmentation: dc")
     if missing := set(values["methods"]) - {"distilled", *values["baselines"]}:
         yield line("baselines", values["baselines"], f"{sorted(missing)} too, as methods has it")
     for section, names in {"evaluate": values["architectures"], "whole": values["whole_architectures"]}.items():
