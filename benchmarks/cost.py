@@ -45,15 +45,17 @@ def cost(values):
 def comment(name):
     """The lines of a recipe's comment that say what it costs; hours are operations over what a device keeps up, launches left out."""
     c = cost(merged(name))
-    where = "cuda" if c["epochs"] * c["epoch"] + c["distillation"] > 2e14 else "cpu"
+    small = c["epochs"] * c["epoch"] + c["distillation"] < 3600 * RATE["cpu"]
+    where, device = ("cpu", "two cores") if small else ("cuda", "a GPU")
 
     def work(operations):
         digits, exponent = f"{operations:.1e}".split("e+")
         return f"{digits}e{int(exponent)} operations, {duration(operations / RATE[where] / 3600)}"
 
     whole, read = c["epochs"] + 1, c["read"]
-    parts = [f"{c['parameters']:,} parameters", f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots"]
-    parts += [
+    parts = [
+        f"{c['parameters']:,} parameters",
+        f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots",
         f"experts {work(c['epochs'] * c['epoch'])}",
         f"distillation {work(c['distillation'])}",
         f"its validation {work(c['validation'])}",
@@ -61,7 +63,6 @@ def comment(name):
     if read < whole:
         parts[1] += f", {size_of(read * c['snapshot'])} of the {read} that are read"
         parts[2] += f" ({work((read - 1) * c['epoch'])} with experts.epochs = {read - 1}, which suffices)"
-    device = {"cuda": "a GPU", "cpu": "two cores"}[where]
     text = f"Cost by `python -m benchmarks.cost {name}`, times on {device} and at the least: {'; '.join(parts)}."
     return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
 

@@ -1,4 +1,4 @@
-"""Raw image sets: what their files hold, as uint8 tensors. One function for each set, and the table SETS of them all."""
+"""Raw image sets: what their files hold, as uint8 tensors or rows of them. One function for each set; the table SETS has them all."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -14,7 +14,6 @@ from mtt import foreign, tensorfile
 from mtt.whitening import Whitening
 
 WHITENING = ("whitening_mean", "whitening_matrix")  # tensors of the file, where there are any
-
 PIECE = 16  # images that are written at a time
 
 
@@ -129,8 +128,7 @@ class Normalised:
     def __getitem__(self, index):
         """(k, C, H, W) for a slice or indices (k,) on any device."""
         index = index.to(self.images.device) if isinstance(index, torch.Tensor) else index
-        images = self.images[index].to(self.device)
-        return images if images.dtype != torch.uint8 else self.normalise(images)
+        return self.normalise(self.images[index].to(self.device))
 
 
 class About(foreign.Schema):

@@ -82,6 +82,16 @@ def test_a_set_is_used_from_its_file_without_a_copy(tmp_path):
     assert any(first <= place < last for first, last in spans)
 
 
+def test_pixels_that_would_fill_half_of_a_gpus_free_memory_stay_where_they_are(monkeypatch):
+    """And are gathered there; a GPU is not needed to see it."""
+    data = example()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * data.images.nbytes, 1 << 40))
+    found = data.on("cuda")
+    assert found.images is data.images
+    found.device = torch.device("cpu")
+    assert torch.equal(found[torch.tensor([3, 1])], data.normalised()[[3, 1]])
+
+
 def test_pixels_and_normalised_undo_each_other():
     """uint8 -> normalised -> pixels -> the same uint8."""
     data = example()

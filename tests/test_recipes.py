@@ -35,7 +35,7 @@ class Small(Run):
             network={"width": 8},
             experts={"count": 2, "epochs": distill["expert_epochs"]},
             buffer={"snapshots": "all", "segment": 1},
-            distill={"iterations": 2, "syn_steps": 2, "max_start_epoch": 1, "validate": {"every": 1, "networks": 1, "epochs": 2}},
+            distill={"iterations": 2, "syn_steps": 2, "max_start_epoch": 1, "validate": {"every": 2, "networks": 1, "epochs": 2}},
             baseline={"ipc": min(distill["ipc"], 2)},
             architectures=["ConvNet"],
             evaluate={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
