@@ -12,7 +12,7 @@ import torch
 
 from mtt import imageset
 from studies import runs
-from studies.runs import RESULTS, ROOT, Table, parameters, words
+from studies.runs import RESULTS, ROOT, Table, parameters, spread, words
 
 SEEDS = (0, 1, 2)
 COLUMNS = ["test", "test_best_rate", "validation", "loss", "step_size", "likeness"]
@@ -63,20 +63,15 @@ def likeness(found):
 
 def table(name, kept):
     """The Markdown table of one study: mean and deviation over seeds of the mean over networks."""
-    lines = [["settings", "test %", "at the best rate", "validation %", "loss", "step size", "likeness", "seeds"]]
+    lines = [["settings", "test %", "at the best rate", "validation %", "loss", "step size", "likeness"]]
     lines.append(["---"] * len(lines[0]))
     for settings in STUDIES[name]:
         rows = kept.of(settings=words(settings))
-        cells = [spread(rows[column]) for column in COLUMNS[:3]] if len(rows) else [""] * 3
+        cells = [spread(rows[column]) for column in COLUMNS[:3]]
         means = [pd.to_numeric(rows[column]).mean() for column in COLUMNS[3:]]
         cells += ["" if pd.isna(mean) else f"{mean:.3g}" for mean in means]
-        lines.append([f"`{words(settings)}`" if settings else "the default", *cells, str(len(rows))])
+        lines.append([f"`{words(settings)}`" if settings else "the default", *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def spread(accuracies):
-    """Of accuracies in 0..1, in %."""
-    return f"{100 * accuracies.mean():.1f} +- {100 * accuracies.std(ddof=0):.1f}"
 
 
 def tables(kept):

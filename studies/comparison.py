@@ -10,17 +10,21 @@ import time
 from pathlib import Path
 
 from studies import runs
-from studies.runs import RESULTS, ROOT, Table, parameters
+from studies.runs import RESULTS, ROOT, Table, parameters, spread
 
 SEEDS = (0, 1, 2)
 KEYS, COLUMNS = ["recipe", "ipc", "method", "architecture", "seed"], ["mean", "std", "best_mean", "best_std", "seconds"]
-METHODS = ("random", "herding", "k_center", "dc", "dsa", "dm", "distilled")
+METHODS = ("random", "herding", "k_center", "dc", "dsa", "dm", "distilled", "whole")  # the last is the bound
 ARCHITECTURES = ("ConvNet", "AlexNet")
-WHOLE = "whole"  # the bound: the same at any number of images
 # Differences from each recipe, for each number of images per class: the budget is stated by them.
 CASES = {
     ("default", 1): {},
-    ("default", 10): {"distill.iterations": 200, "distill.lr_img": 100.0},
+    ("default", 10): {
+        "distill.lr_img": 100.0,
+        "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 60,
+        "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 60,
+        "baseline.dm.iterations": 5000,
+    },
 }  # fmt: skip
 
 
@@ -32,18 +36,47 @@ def one(recipe, ipc, settings, seed, folder, kept):
             runs.stage(stage)
         for method in METHODS:
             key = {"recipe": recipe, "ipc": ipc, "method": method, "seed": seed}
-            lacking = [name for name in ARCHITECTURES if kept.of(**key, architecture=name).empty]
-            if not lacking:
-                continue
-            print(f"{recipe}, {ipc} a class, {method}, seed {seed}", flush=True)
-            began = time.monotonic()
-            runs.stage(*(["distill"] if method == "distilled" else ["baseline", method]))
-            seconds = round(time.monotonic() - began, 1)
-            for architecture in lacking:
-                runs.stage("evaluate", method, architecture)
-                cell = json.loads(Path(f"results/scores/{method}-{architecture}.json").read_text())
-                best = {f"best_{name}": cell["best_rate"][name] for name in ("mean", "std")}
-                kept.add(**key, architecture=architecture, mean=cell["mean"], std=cell["std"], **best, seconds=seconds)
+            if lacking := [name for name in scored_on(method, ipc, seed) if kept.of(**key, architecture=name).empty]:
+                print(f"{recipe}, {ipc} a class, {method}, seed {seed}", flush=True)
+                seconds = made(method)
+                for architecture in lacking:
+                    kept.add(**key, architecture=architecture, **score(method, architecture), seconds=seconds)
+                runs.show(ROOT / "RESULTS.md", {"comparison": table(kept)})
+
+
+def scored_on(method, ipc, seed):
+    """Architectures; the whole set, which depends on neither, once and on the ConvNet alone."""
+    return ARCHITECTURES if method != "whole" else ARCHITECTURES[:1] if (ipc, seed) == (1, 0) else ()
+
+
+def made(method):
+    """Make the set of a method; gives the seconds that it took."""
+    began = time.monotonic()
+    if method != "whole":
+        runs.stage(*(["distill"] if method == "distilled" else ["baseline", method]))
+    return round(time.monotonic() - began, 1)
+
+
+def score(method, architecture):
+    """The columns of a row but for the seconds."""
+    runs.stage(*(["evaluate_whole", ""] if method == "whole" else ["evaluate", method]), architecture)
+    cell = json.loads(Path(f"results/scores/{method}-{architecture}.json").read_text())
+    return {name: cell[name] for name in ("mean", "std")} | {f"best_{name}": cell["best_rate"][name] for name in ("mean", "std")}
+
+
+def table(kept):
+    """Markdown: mean and deviation over seeds of the mean of 5 networks, in %, a row a method; and the seconds of its sets."""
+    cases = kept.rows[["recipe", "ipc"]].drop_duplicates().itertuples(index=False)
+    lines = [["method"]]
+    body = {method: [method] for method in METHODS} | {"best": ["distilled, at the best rate"]}
+    for recipe, ipc in cases:
+        lines[0] += [f"{recipe}, {ipc} a class: {name}" for name in (*ARCHITECTURES, "seconds")]
+        for method, cells in body.items():
+            rows = kept.of(recipe=recipe, ipc=ipc, method="distilled" if method == "best" else method)
+            for name in ARCHITECTURES:
+                cells.append(spread(rows[rows.architecture == name]["best_mean" if method == "best" else "mean"]))
+            cells.append(f"{rows.seconds.mean():.0f}" if len(rows) and method not in ("best", "whole") else "")
+    return "".join(f"| {' | '.join(line)} |\n" for line in [*lines, ["---"] * len(lines[0]), *body.values()])
 
 
 def main(*names):

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import statistics
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,11 @@ class Table:
         rows = pd.DataFrame([*self.rows.to_dict("records"), {**row, "commit": commit()}], columns=self.columns)
         self.rows = rows.sort_values(self.keys, ignore_index=True)
         write(self.path, self.rows.to_csv(index=False, float_format="%.6g"))
+
+
+def spread(means):
+    """Mean, deviation and number of some accuracies, in %; empty where there is none."""
+    return f"{100 * means.mean():.1f} +- {100 * statistics.pstdev(means):.1f} ({len(means)})" if len(means) else ""
 
 
 def markdown(frame, head):

@@ -54,6 +54,24 @@ def test_the_tables_of_the_page_are_those_of_the_committed_rows():
     assert set(kept.rows.settings) <= set(RUNS)
 
 
+def test_the_table_of_the_results_is_that_of_the_rows_of_the_comparison():
+    kept = Table(runs.RESULTS / "comparison.csv", comparison.KEYS, comparison.COLUMNS)
+    text = (ROOT / "RESULTS.md").read_text()
+    assert runs.shown(text, {"comparison": comparison.table(kept)}) == text
+    assert set(zip(kept.rows.recipe, kept.rows.ipc, strict=True)) <= comparison.CASES.keys()
+
+
+def test_the_table_of_the_comparison_gathers_seeds_and_has_the_whole_set_once(tmp_path):
+    kept = Table(tmp_path / "rows.csv", comparison.KEYS, comparison.COLUMNS)
+    for seed, mean in enumerate((0.5, 0.7)):
+        key = {"recipe": "default", "ipc": 1, "method": "dm", "architecture": "ConvNet", "seed": seed}
+        kept.add(**key, mean=mean, std=0, best_mean=mean, best_std=0, seconds=10 + 4 * seed)
+    (row,) = [line for line in comparison.table(kept).splitlines() if line.startswith("| dm")]
+    assert row == "| dm | 60.0 +- 10.0 (2) |  | 12 |"
+    cells = [comparison.scored_on("whole", ipc, seed) for _, ipc in comparison.CASES for seed in comparison.SEEDS]
+    assert sum(map(len, cells)) == 1
+
+
 def test_words_have_one_order_and_yaml_reads_them_as_they_were():
     settings = {"distill.syn_steps": 5, "augmentation.families": [], "distill.lr_lr": 0.00001, "distill.loss": "raw"}
     assert words(settings) == words(dict(reversed(settings.items())))
