@@ -24,7 +24,7 @@ growth: .venv/runtime  ## measure how the cost of an iteration grows: results/be
 	python -m benchmarks.growth
 
 ablations: .venv/runtime  ## run what docs/ablations.md has no row of yet, all of it or NAME="range start"
-	python -m studies.ablations $(NAME) && python -m studies.probes
+	python -m studies.ablations $(NAME) $(if $(NAME),,&& python -m studies.probes)
 
 comparison: .venv/runtime  ## the same of the comparison with other methods (RESULTS.md): results/comparison.csv
 	python -m studies.comparison $(NAME)

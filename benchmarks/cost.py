@@ -30,7 +30,8 @@ def cost(values):
     read, samples, synthetic = distill["max_start_epoch"] + distill["expert_epochs"], distill["canvas_samples"], distill["ipc"] * kept
     step = synthetic if distill["batch_syn"] == "all" else distill["batch_syn"]
     epoch = experts["count"] * images * TRAINING * forward
-    scored = distill["iterations"] // scoring["every"] * scoring["networks"] * scoring["epochs"]
+    times = distill["iterations"] // scoring["every"] if scoring["every"] else 0
+    scored = times * scoring["networks"] * scoring["epochs"]
     return {
         "parameters": parameters,
         "epochs": experts["epochs"],

@@ -21,11 +21,6 @@ def crop(canvases, offsets, size):
     return canvases[each[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def corner(canvases, size):
-    """The image in the first corner of each canvas, where nothing is to be drawn."""
-    return crop(canvases, torch.zeros(len(canvases), 2), size)
-
-
 def _window(offset, side, size):
     """Indices (n, side / size) along one axis; in float64, where offset x side cannot round up to side."""
     return ((offset.double() * side).long()[:, None] + torch.arange(side // size, device=offset.device)) % side
@@ -44,3 +39,9 @@ def tile(images, size):
     """Canvases (n, C, size H, size W) of images (n size^2, C, H, W): as many in a row as in a column, in reading order."""
     n, (c, h, w) = len(images) // size**2, images.shape[1:]
     return images.reshape(n, size, size, c, h, w).permute(0, 3, 1, 4, 2, 5).reshape(n, c, size * h, size * w)
+
+
+def tiles(canvases, size):
+    """The images (n size^2, C, H, W) that each canvas is tiled of, where nothing is to be drawn: what `tile` made it of."""
+    n, (c, h, w) = len(canvases), canvases.shape[1:]
+    return canvases.reshape(n, c, size, h // size, size, w // size).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, h // size, w // size)

@@ -11,7 +11,7 @@ from stages.buffer import Buffer
 from stages.distill import Distill
 from stages.evaluate import ARCHITECTURES, Evaluate
 from stages.experts import Experts
-from stages.prepare import Prepare
+from stages.prepare import CLASSES, Prepare
 
 SCHEMAS = {
     "prepare": Prepare,
@@ -60,7 +60,12 @@ def between(values):
     if buffer.segment > experts.epochs:
         yield line("buffer.segment", buffer.segment, f"at most experts.epochs = {experts.epochs}")
     prepare = values["prepare"]
-    if prepare.zca and prepare.side > whitening.LARGEST:
+    if prepare.classes != "all" and (beyond := [index for index in prepare.classes if index >= CLASSES.get(prepare.set, index + 1)]):
+        yield line("prepare.classes", prepare.classes, f"no {beyond[0]}: {prepare.set} has the classes 0 to {CLASSES[prepare.set] - 1}")
+    if prepare.set in CLASSES:
+        images = distill.ipc * (CLASSES[prepare.set] if prepare.classes == "all" else len(prepare.classes))
+        yield from too_large(distill.batch_syn, images)
+    if prepare.zca and prepare.set in ("folder", "ImageNet") and prepare.side > whitening.LARGEST:
         wanted = f"at most {whitening.LARGEST} with prepare.zca: the covariance of larger images would take gigabytes"
         yield line("prepare.side", prepare.side, wanted)
     if prepare.zca and distill.canvas_size > 1:
@@ -88,12 +93,16 @@ def against(train, values):
     fewest, name = min((len(train.of_class(label)), name) for label, name in enumerate(train.classes))
     distill = values["distill"]
     times = distill.canvas_size // train.canvas_size
-    if (needed := distill.ipc * times**2) > fewest:
+    if distill.start == "real" and (needed := distill.ipc * times**2) > fewest:
         tiled = " x distill.canvas_size^2" if times > 1 else ""
         yield f"params.yaml: distill.ipc{tiled} = {needed}; wanted at most {fewest}, the images of class {name!r}"
-    images = distill.ipc * len(train.classes)
-    if distill.batch_syn != "all" and distill.batch_syn > images:
-        yield f"params.yaml: distill.batch_syn = {distill.batch_syn}; wanted at most the {images} images of the set"
+    yield from too_large(distill.batch_syn, distill.ipc * len(train.classes))
+
+
+def too_large(batch, images):
+    """A line where a synthetic batch is larger than the set."""
+    if batch != "all" and batch > images:
+        yield f"params.yaml: distill.batch_syn = {batch}; wanted at most the {images} images of the set"
 
 
 if __name__ == "__main__":

@@ -59,9 +59,8 @@ class Distill(Section):
     lr_lr: float = Field(ge=0)  # of the step size alpha
     lr_init: float = Field(gt=0)  # alpha's start; it is kept at or above a hundredth of it
     momentum: float = Field(ge=0, lt=1)  # of both
-    # Where they are 1, as ever before there were textures, they stand in no set's provenance:
-    canvas_size: int = Field(ge=1, exclude_if=lambda size: size == 1)  # what is learned is a canvas of so many times the image's side
-    canvas_samples: int = Field(ge=1, exclude_if=lambda samples: samples == 1)  # images cropped from it in each use
+    canvas_size: int = Field(ge=1)  # what is learned is a canvas of so many times the image's side
+    canvas_samples: int = Field(ge=1)  # images cropped from it in each use
     scoring: Validate = Field(alias="validate")
     seed: int = Field(ge=0)
 
@@ -159,6 +158,8 @@ def objective(p, net, images):
     if p.loss in (simple := {"match": distance, "raw": objectives.raw, "cosine": objectives.cosine}):
         return lambda draws: simple[p.loss]
     data, loss, output = imageset.load(images), as_function(net), as_function(net, lambda logits, _: logits)
+    if data.images.dtype != torch.uint8:
+        raise ValueError(f"{images}: found images that were learned; wanted real ones with distill.loss = {p.loss}")
     x, y = data.on(device()), data.labels.to(device())
 
     def drawn(draws):
@@ -207,8 +208,8 @@ def begin(p, index, images, how):
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if batch > len(x):
         raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")
-    if p.syn_steps * batch < len(x):
-        print(f"warning: syn_steps x batch_syn = {p.syn_steps * batch} < {len(x)}: not every image is used in each iteration")
+    if (used := batch * (p.syn_steps if p.batch_per == "step" else 1)) < len(x):
+        print(f"warning: {used} of {len(x)} images at most are used in each iteration (syn_steps, batch_syn, batch_per)")
     return State.begin(x.to(device()), y.to(device()), p.lr_init, how)
 
 

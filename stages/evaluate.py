@@ -128,8 +128,8 @@ def train_half(half, images, validation, test, architecture, network, augmentati
         return theta.cpu().numpy()  # between processes a tensor would travel through /dev/shm, small in containers
     held_out = loaded(test if part == "test" else validation)
     x, y = held_out.on(device), held_out.labels.to(device)
-    corner = partial(textures.corner, size=data.canvas_size)
-    return [accuracy(settle(set_parameters(net, own), seen, corner), x, y) for own in theta]
+    whole = partial(textures.tiles, size=data.canvas_size)
+    return [accuracy(settle(set_parameters(net, own), seen, whole), x, y) for own in theta]
 
 
 if __name__ == "__main__":

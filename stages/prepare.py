@@ -21,6 +21,10 @@ def indices(found):
 Indices = Annotated[list[int], Field(min_length=2), AfterValidator(indices)]
 
 
+# The number of classes of each set that has a number of its own.
+CLASSES = {"digits": 10, "MNIST": 10, "FashionMNIST": 10, "CIFAR10": 10, "CIFAR100": 100, "TinyImageNet": 200, "ImageNet": 1000}
+
+
 class Prepare(Section):
     """`prepare:`"""
 

@@ -6,6 +6,7 @@ docs/ablations.md has a table for each study and what it says; `python -m studie
 import json
 import sys
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pandas as pd
 import torch
@@ -17,7 +18,7 @@ from studies.runs import RESULTS, ROOT, Table, parameters, spread, words
 SEEDS = (0, 1, 2)
 COLUMNS = ["test", "test_best_rate", "validation", "loss", "step_size", "likeness"]
 PAGE = ROOT / "docs/ablations.md"
-TEN = {"distill.ipc": 10, "baseline.ipc": 10}
+TEN = {"distill.ipc": 10, "baseline.ipc": 10, "distill.lr_img": 100.0}
 
 STUDIES = {
     "range": [{"distill.syn_steps": n} for n in (1, 5, 10)] + [{}] + [{"distill.syn_steps": n} for n in (40, 80)],
@@ -25,7 +26,7 @@ STUDIES = {
     "max-start-epoch": [{"distill.max_start_epoch": t, "experts.epochs": t + 1} for t in (1, 2, 4, 16)] + [{}],
     "experts": [{"experts.count": count} for count in (1, 2, 5, 20)] + [{}],
     "step-size": [{"distill.lr_lr": 0.0, "distill.lr_init": rate} for rate in (0.005, 0.01, 0.02, 0.04)] + [{}],
-    "normalised": [{}] + [{"distill.loss": "raw", "distill.lr_img": rate} for rate in (1.0, 10.0, 100.0)],
+    "normalised": [{}] + [{"distill.loss": "raw", "distill.lr_img": rate} for rate in (10.0, 100.0, 1000.0)],
     "distance": [{}]
     + [{"distill.loss": "cosine", "distill.lr_img": rate} for rate in (10.0, 100.0)]
     + [{"distill.loss": "logits", "distill.lr_img": rate} for rate in (0.1, 1.0, 10.0)],
@@ -37,18 +38,20 @@ STUDIES = {
 
 
 def score(settings, seed, folder):
-    """Distil with these settings and seed, and give the row's columns."""
+    """Distil with these settings and seed, and give the row's columns; none of them where the loss was no longer finite."""
     with runs.inside(folder, parameters("default", {**settings, "distill.seed": seed})):
-        for stage in ("prepare", "experts", "buffer", "distill", "evaluate"):
+        for stage in ("prepare", "experts", "buffer"):
             runs.stage(stage)
+        try:
+            runs.stage("distill")
+        except CalledProcessError:  # which said why; another study goes on
+            return {}
+        runs.stage("evaluate")
         cell = json.loads(Path("results/scores/distilled-ConvNet.json").read_text())
         metrics = json.loads(Path("results/distill/metrics.json").read_text())
         found = {"test": cell["mean"], "test_best_rate": cell["best_rate"]["mean"], "validation": metrics["validation_accuracy"]}
-        return (
-            found
-            | {key: metrics[key] for key in ("loss", "step_size")}
-            | {"likeness": likeness(imageset.load("data/distilled/set.safetensors"))}
-        )
+        found |= {key: metrics[key] for key in ("loss", "step_size")}
+        return found | {"likeness": likeness(imageset.load("data/distilled/set.safetensors"))}
 
 
 def likeness(found):
@@ -86,7 +89,7 @@ def main(*names):
         for settings in [settings for name in names or STUDIES for settings in STUDIES[name]]:
             if kept.of(settings=words(settings), seed=seed).empty:
                 print(f"{words(settings) or 'the default'}, seed {seed}", flush=True)
-                kept.add(settings=words(settings), seed=seed, **score(settings, seed, ROOT / ".work/studies/ablations"))
+                kept.add({"settings": words(settings), "seed": seed, **score(settings, seed, ROOT / ".work/studies/ablations")})
                 runs.show(PAGE, tables(kept))
 
 

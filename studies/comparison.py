@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from studies import runs
 from studies.runs import RESULTS, ROOT, Table, parameters, spread
@@ -40,7 +41,7 @@ def one(recipe, ipc, settings, seed, folder, kept):
                 print(f"{recipe}, {ipc} a class, {method}, seed {seed}", flush=True)
                 seconds = made(method)
                 for architecture in lacking:
-                    kept.add(**key, architecture=architecture, **score(method, architecture), seconds=seconds)
+                    kept.add({**key, "architecture": architecture, **score(method, architecture), "seconds": seconds})
                 runs.show(ROOT / "RESULTS.md", {"comparison": table(kept)})
 
 
@@ -50,10 +51,11 @@ def scored_on(method, ipc, seed):
 
 
 def made(method):
-    """Make the set of a method; gives the seconds that it took."""
-    began = time.monotonic()
-    if method != "whole":
-        runs.stage(*(["distill"] if method == "distilled" else ["baseline", method]))
+    """Make the set of a method with nothing kept from before; gives the seconds that it took."""
+    with TemporaryDirectory() as work:
+        began = time.monotonic()
+        if method != "whole":
+            runs.stage(*(["distill"] if method == "distilled" else ["baseline", method]), work=work)
     return round(time.monotonic() - began, 1)
 
 

@@ -1,7 +1,7 @@
 """What a student does on the way, on the default's digits: `python -m studies.probes` writes results/drift.csv and results/layers.csv.
 
 drift   from an expert's start, along training on each method's set: how far the student is from where the expert ended, and its accuracy
-layers  Equation 2 of each tensor of parameters on its own, at the end of the matched steps, for images learned by `match` and by `raw`
+layers  Equation 2 of each tensor of parameters on its own, after N steps without augmentation, for images learned by `match` and by `raw`
 """
 
 import torch
@@ -19,7 +19,7 @@ from studies.runs import RESULTS, ROOT, Table, parameters
 METHODS = ("random", "dm", "dsa", "distilled")
 MARKS = (0, 5, 10, 20, 40, 80, 160, 320)  # steps after which the student is looked at
 RATE = 0.02  # of sets that have learned no step size of their own: the one that the distilled set's starts from
-LOSSES = {"match": {}, "raw": {"distill.loss": "raw", "distill.lr_img": 10.0}}
+LOSSES = {"match": {}, "raw": {"distill.loss": "raw", "distill.lr_img": 100.0}}
 FOLDER = ROOT / ".work/studies/probes"
 
 
@@ -50,15 +50,14 @@ def drift(method, seed, kept):
         for number, theta in enumerate(walked(step, start, found, found.learning_rate or RATE, max(MARKS))):
             if number in looked:
                 looked[number].append((float(distance(theta, start, target)[0]), accuracy(set_parameters(net, theta), x, y)))
-    for mark, pairs in looked.items():
-        far, right = torch.tensor(pairs).mean(0).tolist()
-        kept.add(method=method, seed=seed, steps=mark, distance=far, accuracy=right)
+    means = {mark: torch.tensor(pairs).mean(0).tolist() for mark, pairs in looked.items()}
+    kept.add(*({"method": method, "seed": seed, "steps": mark, "distance": far, "accuracy": right} for mark, (far, right) in means.items()))
 
 
 def layers(loss, seed, kept):
     """Add a row for each tensor of parameters and start epoch: Equation 2 of it alone, the mean over experts."""
     buffer, step, _ = student()
-    found, n = imageset.load("data/distilled/set.safetensors"), 20
+    found, n, rows = imageset.load("data/distilled/set.safetensors"), 20, []
     names, sizes = zip(*[(name, torch.Size(shape).numel()) for name, shape in buffer.index["layout"]], strict=True)
     for epoch in range(8):
         each = []
@@ -67,7 +66,8 @@ def layers(loss, seed, kept):
             *_, theta = walked(step, start, found, found.learning_rate, n)
             each.append(objectives.by_layer(theta, start, target, sizes))
         for name, value in zip(names, torch.stack(each).mean(0).tolist(), strict=True):
-            kept.add(loss=loss, seed=seed, start_epoch=epoch, layer=name, distance=value)
+            rows.append({"loss": loss, "seed": seed, "start_epoch": epoch, "layer": name, "distance": value})
+    kept.add(*rows)
 
 
 def tables(drifts, parts):

@@ -1,17 +1,16 @@
 """One run of the pipeline's stages in a folder of its own, and the table that keeps what came of it.
 
 A run is its settings, {"distill.syn_steps": 5}: what `dvc exp run` is told by -S, differences from the recipe that a study starts from.
-Stages run in this process, under DVC's own commands but without DVC; experts and checkpoints are shared through the work store.
+Stages run by DVC's own commands but without DVC; experts and checkpoints are shared through the work store.
 """
 
-import contextlib
-import importlib
 import io
 import json
 import os
 import re
-import statistics
 import subprocess
+import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pandas as pd
 import yaml
 from ruamel.yaml import YAML
 
+from mtt import store
 from mtt.files import write
 from recipes.__main__ import merged, update
 
@@ -44,29 +44,29 @@ def words(settings):
     return " ".join(f"{key}={value}" for key, value in sorted(plain.items()))
 
 
-@contextlib.contextmanager
+@contextmanager
 def inside(folder, values):
-    """Go to `folder`, made with its params.yaml; stages that run there share the store of this repository."""
+    """Go to `folder`, made with its params.yaml, and hold it against a second study."""
     before = Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    os.environ.setdefault("MTT_WORK", str(ROOT / ".work"))
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+    with store.held(folder):
+        (folder / "params.yaml").write_text(yaml.safe_dump(values))
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
-def stage(name, method="distilled", architecture="ConvNet", raw=ROOT / "data/raw"):
-    """Run a stage here, as dvc.yaml calls it."""
+def stage(name, method="distilled", architecture="ConvNet", raw=ROOT / "data/raw", work=None):
+    """Run a stage here, as dvc.yaml calls it, in a process of its own, which knows nothing of runs before. Raises CalledProcessError."""
     found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["cmd"]
     line, values = found if isinstance(found, str) else found[-1], yaml.safe_load(Path("params.yaml").read_text())
     known = {"prepare.raw": raw, "distill.images": values["distill"]["images"], "item.method": method, "item.architecture": architecture}
     for key, value in known.items():
         line = line.replace(f"${{{key}}}", str(value))
-    module, *paths = line.split()[3:]
-    importlib.import_module(module).main(*paths)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MTT_WORK": str(work or os.environ.get("MTT_WORK") or ROOT / ".work")}
+    subprocess.run([sys.executable, *line.split()[2:]], env=environment, check=True)
 
 
 class Table:
@@ -80,16 +80,18 @@ class Table:
         """The rows that have these values in their columns."""
         return self.rows[(self.rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
-    def add(self, **row):
-        """Add a row, {column: value}, and write the file, whole or not at all."""
-        rows = pd.DataFrame([*self.rows.to_dict("records"), {**row, "commit": commit()}], columns=self.columns)
-        self.rows = rows.sort_values(self.keys, ignore_index=True)
+    def add(self, *rows):
+        """Add rows, {column: value}, and write the file, whole or not at all."""
+        now = commit()
+        self.rows = pd.DataFrame([*self.rows.to_dict("records"), *({**row, "commit": now} for row in rows)], columns=self.columns)
+        self.rows = self.rows.sort_values(self.keys, ignore_index=True)
         write(self.path, self.rows.to_csv(index=False, float_format="%.6g"))
 
 
 def spread(means):
-    """Mean, deviation and number of some accuracies, in %; empty where there is none."""
-    return f"{100 * means.mean():.1f} +- {100 * statistics.pstdev(means):.1f} ({len(means)})" if len(means) else ""
+    """Mean, deviation and number of some accuracies, in %; empty where there is none. A run that was not finished has no accuracy."""
+    means = pd.to_numeric(means).dropna()
+    return f"{100 * means.mean():.1f} +- {100 * means.std(ddof=0):.1f} ({len(means)})" if len(means) else ""
 
 
 def markdown(frame, head):
@@ -115,5 +117,5 @@ def show(page, tables):
 def commit():
     """The commit that runs, with a + where the code that decides results differs from it."""
     git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
-    changed = git(["git", "status", "--porcelain", "--", "mtt", "stages", "recipes"]).stdout
+    changed = git(["git", "status", "--porcelain", "--", "mtt", "stages", "recipes", "studies", "dvc.yaml"]).stdout
     return git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + ("+" if changed else "")

@@ -42,6 +42,8 @@ def test_the_default_passes(make_run):
         ({"baseline": {"random": {"epochs": 1}}}, "baseline.random.epochs = 1: unknown key"),
         ({"evaluate": {"learning_rates": [-0.1]}}, "evaluate.learning_rates.0 = -0.1"),
         ({"architectures": ["VGG11"], "evaluate": {"epochs": {"VGG11": 1}}}, "evaluate.epochs.VGG11 = 1"),
+        ({"prepare": {"classes": [0, 10]}}, "prepare.classes = [0, 10]; wanted no 10: digits has the classes 0 to 9"),
+        ({"distill": {"batch_syn": 11}}, "distill.batch_syn = 11; wanted at most the 10 images of the set"),
         ({"prepare": {"zca": 1}}, "prepare.zca = 1: Input should be a valid boolean"),
         (
             {"prepare": {"zca": True, "set": "folder", "side": 128}},

@@ -111,6 +111,19 @@ def looked_at(run):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_comparison_methods_have_their_published_settings(name):
+    """Outer steps and inner epochs of DC and DSA by images per class; and, but for the digits and two cores, real images and iterations."""
+    values = recipes.merged(name)
+    ours = values["baseline"]
+    for method in ("dc", "dsa"):
+        assert (ours[method]["outer"], ours[method]["inner"]) == {1: (1, 1), 10: (10, 50), 50: (50, 10)}[ours["ipc"]]
+        assert (ours[method]["iterations"], ours[method]["lr_img"]) == (1000, 0.1)
+    if values["prepare"]["set"] != "digits" and not name.endswith("-cpu"):
+        assert [ours[method]["batch_real"] for method in ("dc", "dsa", "dm")] == [256, 256, 256]
+        assert (ours["dm"]["iterations"], ours["dm"]["lr_img"]) == (20000, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("_inside")
 def test_every_recipe_runs_through_all_stages(name, raw, tmp_path):
     recipes.write(name)

@@ -61,11 +61,18 @@ def test_the_table_of_the_results_is_that_of_the_rows_of_the_comparison():
     assert set(zip(kept.rows.recipe, kept.rows.ipc, strict=True)) <= comparison.CASES.keys()
 
 
+def test_no_method_that_learns_its_images_was_given_less_time_than_mtt():
+    rows = Table(runs.RESULTS / "comparison.csv", comparison.KEYS, comparison.COLUMNS).rows
+    for case, found in rows.groupby(["recipe", "ipc"]):
+        seconds = found.groupby("method").seconds.mean()
+        assert all(seconds[method] >= seconds["distilled"] for method in {"dc", "dsa", "dm"} & {*seconds.index}), case
+
+
 def test_the_table_of_the_comparison_gathers_seeds_and_has_the_whole_set_once(tmp_path):
     kept = Table(tmp_path / "rows.csv", comparison.KEYS, comparison.COLUMNS)
     for seed, mean in enumerate((0.5, 0.7)):
         key = {"recipe": "default", "ipc": 1, "method": "dm", "architecture": "ConvNet", "seed": seed}
-        kept.add(**key, mean=mean, std=0, best_mean=mean, best_std=0, seconds=10 + 4 * seed)
+        kept.add({**key, "mean": mean, "std": 0, "best_mean": mean, "best_std": 0, "seconds": 10 + 4 * seed})
     (row,) = [line for line in comparison.table(kept).splitlines() if line.startswith("| dm")]
     assert row == "| dm | 60.0 +- 10.0 (2) |  | 12 |"
     cells = [comparison.scored_on("whole", ipc, seed) for _, ipc in comparison.CASES for seed in comparison.SEEDS]
@@ -83,8 +90,8 @@ def test_words_have_one_order_and_yaml_reads_them_as_they_were():
 
 def test_a_row_is_found_again_by_its_keys_after_a_restart(tmp_path):
     table = Table(tmp_path / "rows.csv", ["settings", "seed"], ["test"])
-    table.add(settings="", seed=1, test=0.5)
-    table.add(settings="distill.start=noise", seed=0, test=0.25)
+    table.add({"settings": "", "seed": 1, "test": 0.5})
+    table.add({"settings": "distill.start=noise", "seed": 0, "test": 0.25})
     again = Table(tmp_path / "rows.csv", ["settings", "seed"], ["test"])
     assert again.of(settings="", seed=1).test.tolist() == [0.5]
     assert again.of(settings="", seed=0).empty
@@ -115,6 +122,8 @@ def test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages(tmp_path, mon
     update(tiny, TINY, "")
     monkeypatch.setattr(ablations, "parameters", lambda recipe, settings: tiny)
     found = ablations.score({"distill.start": "noise"}, 0, tmp_path / "run")
+    tiny["distill"]["lr_img"] = 1e30
+    assert ablations.score({}, 0, tmp_path / "run") == {}
     assert found.keys() == set(ablations.COLUMNS)
     assert 0 <= found["test"] <= 1
     assert yaml.safe_load((tmp_path / "run/params.yaml").read_text())["distill"]["start"] == "noise"

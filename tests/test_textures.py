@@ -67,3 +67,9 @@ def test_a_tiled_canvas_shows_its_images_in_reading_order():
         canvas, (row, column) = number // 9, divmod(number % 9, 3)
         assert torch.equal(found[canvas, :, 4 * row : 4 * row + 4, 5 * column : 5 * column + 5], images[number])
     assert torch.equal(textures.tile(images, 1), images)
+
+
+def test_the_tiles_of_a_canvas_are_the_images_that_it_was_tiled_of():
+    images = torch.randn(12, 2, 4, 6, generator=generator("tiles"))
+    assert torch.equal(textures.tiles(textures.tile(images, 2), 2), images)
+    assert torch.equal(textures.tiles(images, 1), images)
