@@ -13,7 +13,7 @@ def initialise(network, generator):
 
     The output layer of an attention too is drawn as any linear layer. Parameters that no layer of PyTorch has (a vision transformer's
     class token and embedding of places) are normal with a standard deviation of 0.5, about that of the patches' embedding, which
-    they meet in a sum: with BERT's 0.02, which Adam outgrows and SGD does not, ten digits taught 45 % where now they teach 85 %.
+    they meet in a sum; Adam outgrows BERT's 0.02, SGD does not (LOG.md).
     """
     for module in network.modules():
         if isinstance(module, NORMS):
