@@ -24,6 +24,14 @@ TINY = {
 }
 
 
+LONGEST = ("test_survival", "test_remotes", "test_recipes", "test_slurm")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no process of several is left alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 class Run:
     """A folder with its own params.yaml, work store and data, in which stages are called."""
 
