@@ -26,6 +26,17 @@ CASES = {
         "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 60,
         "baseline.dm.iterations": 5000,
     },
+    ("fashion-mnist-ipc1-cpu", 1): {
+        "network.width": 32,
+        "baseline.dc.iterations": 600, "baseline.dc.batch_real": 256, "baseline.dsa.iterations": 600, "baseline.dsa.batch_real": 256,
+        "baseline.dm.iterations": 1200, "baseline.dm.batch_real": 256,
+    },
+    ("fashion-mnist-ipc1-cpu", 10): {
+        "network.width": 32, "experts.epochs": 11, "distill.max_start_epoch": 10, "distill.iterations": 100, "distill.lr_img": 1000.0,
+        "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 40, "baseline.dc.batch_real": 256,
+        "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 40, "baseline.dsa.batch_real": 256,
+        "baseline.dm.iterations": 2000, "baseline.dm.batch_real": 256,
+    },
 }  # fmt: skip
 
 
