@@ -7,26 +7,16 @@ the value's derivative by theta (P,), which is lam_N of the adjoint: all else of
 import torch
 import torch.nn.functional as F
 
-
-def differentiated(value):
-    """The function (theta, start, target) -> (value, derivative by theta) of `value(theta, start, target)` -> ()."""
-
-    def both(theta, start, target):
-        theta = theta.detach().requires_grad_()
-        with torch.enable_grad():
-            found = value(theta, start, target)
-        return found.detach(), torch.autograd.grad(found, theta)[0]
-
-    return both
+from mtt.functional import value_and_gradient
 
 
-@differentiated
+@value_and_gradient
 def raw(theta, start, target):
     """||theta - target||^2: the numerator of Equation 2 alone, larger where the expert moves far."""
     return (theta - target).square().sum()
 
 
-@differentiated
+@value_and_gradient
 def cosine(theta, start, target):
     """1 - cos of the student's and the expert's ways, theta - start and target - start: the direction alone."""
     return 1 - F.cosine_similarity(theta - start, target - start, dim=0)
@@ -34,12 +24,12 @@ def cosine(theta, start, target):
 
 def logits(network, x):
     """The mean squared difference of the student's and the expert's logits on images x (n, C, H, W); network(theta, x) -> (n, K)."""
-    return differentiated(lambda theta, start, target: (network(theta, x) - network(target, x).detach()).square().mean())
+    return value_and_gradient(lambda theta, start, target: (network(theta, x) - network(target, x).detach()).square().mean())
 
 
 def task(loss, x, y):
     """The loss on real images x, y itself, loss(theta, x, y) -> (): no expert is matched; the whole process is learned end to end."""
-    return differentiated(lambda theta, start, target: loss(theta, x, y))
+    return value_and_gradient(lambda theta, start, target: loss(theta, x, y))
 
 
 def by_layer(theta, start, target, sizes):

@@ -1,7 +1,7 @@
 """MTT beside the other methods, under one protocol and one budget: `make comparison` runs what has no row in results/comparison.csv.
 
 A row: one set of images (method, seed), scored on one architecture. Where a method learns its images, it is given at least the
-wall-clock of MTT's distillation from experts that are there, alone on the machine in the same way; `seconds` says what it took.
+wall-clock of MTT's distillation from experts that are there; `seconds` says what it took, so leave the machine to it.
 """
 
 import json

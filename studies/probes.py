@@ -24,7 +24,7 @@ FOLDER = ROOT / ".work/studies/probes"
 
 
 def student():
-    """(expert, the Step of its network, the network) of the buffer that is here."""
+    """(the Buffer that is here, the Step of its network, the network)."""
     buffer = Buffer("data/buffer")
     index = buffer.index
     net = ConvNet(*index["shape"][:2], len(index["classes"]), **index["network"])

@@ -58,11 +58,12 @@ def inside(folder, values):
             os.chdir(before)
 
 
-def stage(name, method="distilled", architecture="ConvNet", raw=ROOT / "data/raw", work=None):
+def stage(name, method="distilled", architecture="ConvNet", work=None):
     """Run a stage here, as dvc.yaml calls it, in a process of its own, which knows nothing of runs before. Raises CalledProcessError."""
     found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["cmd"]
     line, values = found if isinstance(found, str) else found[-1], yaml.safe_load(Path("params.yaml").read_text())
-    known = {"prepare.raw": raw, "distill.images": values["distill"]["images"], "item.method": method, "item.architecture": architecture}
+    known = {"prepare.raw": ROOT / "data/raw", "distill.images": values["distill"]["images"]}
+    known |= {"item.method": method, "item.architecture": architecture}
     for key, value in known.items():
         line = line.replace(f"${{{key}}}", str(value))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MTT_WORK": str(work or os.environ.get("MTT_WORK") or ROOT / ".work")}

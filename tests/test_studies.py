@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import subprocess
 
 import pytest
 import torch
@@ -127,3 +128,13 @@ def test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages(tmp_path, mon
     assert found.keys() == set(ablations.COLUMNS)
     assert 0 <= found["test"] <= 1
     assert yaml.safe_load((tmp_path / "run/params.yaml").read_text())["distill"]["start"] == "noise"
+
+
+def test_an_ablation_that_is_killed_leaves_no_row(tmp_path, monkeypatch):
+    def killed(name):
+        if name == "distill":
+            raise subprocess.CalledProcessError(-9, name)
+
+    monkeypatch.setattr(runs, "stage", killed)
+    with pytest.raises(subprocess.CalledProcessError):
+        ablations.score({}, 0, tmp_path / "run")
