@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,25 +94,95 @@ def test_in_float32_the_path_is_the_same_compiled_or_not():
 
 
 def test_the_adjoint_equals_autograd_for_soft_labels():
-    problem = setting(soft=True)
-    assert relative(match(*problem)[1], plain(*problem)[1]) < 1e-11
-
-
-def test_without_the_hessian_term_the_gradient_is_another():
-    """The test above would see it: lam held constant, as truncated gradients have it, is far off."""
-    step, theta, target, x, y, alpha, steps = setting()
-    student = theta
-    thetas = []
+    """Their own gradient too; with mini-batches whose last chunk is shorter."""
+    step, theta, target, x, y, alpha, steps = setting(batch=4, soft=True)
+    _, dx, _, dy = match(step, theta, target, x, y, alpha, steps)
+    assert relative(dx, plain(step, theta, target, x, y, alpha, steps)[1]) < 1e-11
+    y = y.clone().requires_grad_()
+    student = theta.clone().requires_grad_()
     for b, augment in steps:
-        thetas.append(student)
-        student = student - alpha * step.gradient(student, augment(x[b]), y[b])
-    lam = 2 * (student - target) / (theta - target).square().sum()
-    dx = torch.zeros_like(x)
-    for (b, augment), at in zip(steps, thetas, strict=True):
-        dx[b] -= alpha * step.pullback(at, augment(x[b]), y[b], lam)[2]
-    wanted = plain(step, theta, target, x, y, alpha, steps)[1]
-    assert relative(match(step, theta, target, x, y, alpha, steps)[1], wanted) < 1e-11
-    assert relative(dx, wanted) > 1e-3
+        student = student - alpha * torch.autograd.grad(step.loss(student, augment(x[b]), y[b]), student, create_graph=True)[0]
+    value = (student - target).square().sum() / (theta - target).square().sum()
+    assert relative(dy, torch.autograd.grad(value, y)[0]) < 1e-11
+
+
+def test_soft_labels_that_are_one_hot_give_the_gradient_of_hard_ones():
+    step, theta, target, x, y, alpha, steps = setting(batch=4)
+    soft = F.one_hot(y, 5).double()
+    for found, wanted in zip(match(step, theta, target, x, soft, alpha, steps), match(step, theta, target, x, y, alpha, steps), strict=False):
+        assert relative(found, wanted) < 1e-12
+
+
+def path(step, theta, x, y, alpha, steps):
+    """theta_0 .. theta_N and g_0 .. g_{N-1}."""
+    thetas, slopes = [theta], []
+    for b, augment in steps:
+        slopes.append(step.gradient(thetas[-1], augment(x[b]), y[b]))
+        thetas.append(thetas[-1] - alpha * slopes[-1])
+    return thetas, slopes
+
+
+def test_the_truncated_gradient_is_the_exact_one_without_the_hessian_terms():
+    """It is that of TESLA's own formula, every theta_i held constant; and far from the exact one."""
+    step, theta, target, x, y, alpha, steps = setting(batch=4)
+    _, dx, dalpha = match(Step(step.loss, truncated=True), theta, target, x, y, alpha, steps)
+    thetas, slopes = path(step, theta, x, y, alpha, steps)
+    total, length = sum(slopes), (theta - target).square().sum()
+    images, rate = x.clone().requires_grad_(), alpha.clone().requires_grad_()
+    held = 2 * (alpha * (target - theta) + alpha**2 * total) / length
+    for (b, augment), at in zip(steps, thetas, strict=False):
+        at = at.clone().requires_grad_()
+        g = torch.autograd.grad(step.loss(at, augment(images[b]), y[b]), at, create_graph=True)[0]
+        (held @ g).backward(inputs=images)
+    value = (theta - rate * total - target).square().sum() / length
+    assert relative(dx, images.grad) < 1e-11
+    assert relative(dalpha, torch.autograd.grad(value, rate)[0]) < 1e-11
+    exact = plain(step, theta, target, x, y, alpha, steps)
+    assert relative(dx, exact[1]) > 1e-3
+    assert relative(dalpha, exact[2]) > 1e-3
+
+
+def bent(steps=8):
+    """A problem whose student passes its target and goes on."""
+    step, theta, _, x, y, alpha, plan = setting(steps=steps)
+    thetas, _ = path(step, theta, x, y, alpha, plan)
+    away = 1e-3 * torch.randn(theta.shape, generator=generator("bent"), dtype=theta.dtype)
+    return (step, theta, thetas[3] + away, x, y, alpha, plan), thetas
+
+
+def test_nearest_stops_where_the_sum_of_differences_is_least():
+    """At no step of the student is it less; the gradient is that of the steps up to there, exact."""
+    (step, theta, target, x, y, alpha, steps), thetas = bent()
+    sums = [float((own - target).abs().sum()) for own in thetas[1:]]
+    least = 1 + sums.index(min(sums))
+    assert least == 3 < len(steps)
+    found = match(step, theta, target, x, y, alpha, steps, stop="nearest")
+    for number, wanted in zip(found, plain(step, theta, target, x, y, alpha, steps[:least]), strict=True):
+        assert relative(number, wanted) < 1e-10
+    assert found[0] < match(step, theta, target, x, y, alpha, steps)[0]
+
+
+def test_a_student_that_never_turns_back_is_nearest_at_its_end():
+    step, theta, _, *rest = setting()
+    end = path(step, theta, *rest)[0][-1]
+    for found, wanted in zip(match(step, theta, end, *rest, stop="nearest"), match(step, theta, end, *rest), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("stop", ["last", "nearest"])
+def test_only_the_deeper_parameters_are_matched_from_the_first_on(stop):
+    """Loss and gradients are those of autograd with the loss of these alone; which step is nearest is theirs to say."""
+    (step, theta, target, x, y, alpha, steps), thetas = bent()
+    first = len(theta) // 3
+    target = torch.cat([thetas[6][:first], target[first:]])
+    steps = steps[:3] if stop == "nearest" else steps
+    images, rate, student = x.clone().requires_grad_(), alpha.clone().requires_grad_(), theta.clone().requires_grad_()
+    for b, augment in steps:
+        student = student - rate * torch.autograd.grad(step.loss(student, augment(images[b]), y[b]), student, create_graph=True)[0]
+    value = (student - target)[first:].square().sum() / (theta - target)[first:].square().sum()
+    found = match(step, theta, target, x, y, alpha, bent()[0][-1], stop=stop, first=first)
+    for number, wanted in zip(found, (value.detach(), *torch.autograd.grad(value, (images, rate))), strict=True):
+        assert relative(number, wanted) < 1e-10
 
 
 def test_the_gradient_agrees_with_finite_differences():
@@ -125,13 +197,14 @@ def test_the_gradient_agrees_with_finite_differences():
 
 
 def test_the_two_ways_to_a_pullback_are_one():
-    """Two reverses, as eager; the slope along lam, as compiled: s, ds/dtheta and ds/dx, for each class of label."""
-    for soft in (False, True):
+    """Two reverses, as eager; the slope along lam, as compiled: s, ds/dtheta, ds/dx and ds/dy, for each kind of label; truncated too."""
+    for soft, truncated in itertools.product((False, True), repeat=2):
         step, theta, _, x, y, *_ = setting(soft=soft)
         lam = torch.randn(theta.shape, generator=generator(5), dtype=torch.float64)
-        along = Step(step.loss, compile=lambda function, otherwise=None: function)
+        step = Step(step.loss, truncated=truncated)
+        along = Step(step.loss, compile=lambda function, otherwise=None: function, truncated=truncated)
         for found, wanted in zip(along.pullback(theta, x, y, lam), step.pullback(theta, x, y, lam), strict=True):
-            assert relative(found, wanted) < 1e-12
+            assert relative(found, wanted) < 1e-12 or torch.equal(found, wanted)
         assert relative(step.pullback(theta, x, y, lam)[0], lam @ step.gradient(theta, x, y)) < 1e-12
 
 
