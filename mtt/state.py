@@ -12,7 +12,8 @@ from pydantic import Field
 from mtt import foreign, tensorfile
 from mtt.workers import made_with
 
-TENSORS = ("x", "y", "alpha", "velocity_x", "velocity_alpha", "best_x", "best_alpha")
+LEARNED = ("x", "y", "alpha")
+TENSORS = (*LEARNED, *(f"{kind}_{name}" for kind in ("velocity", "best") for name in LEARNED), "average")
 LARGEST = 100_000_000  # bytes of a header, safetensors' own bound: the history of a million iterations
 
 
@@ -21,12 +22,15 @@ class State:
     """The synthetic set as it stands."""
 
     x: torch.Tensor  # images (n, C, H, W) in the normalised space
-    y: torch.Tensor  # labels (n,)
+    y: torch.Tensor  # labels (n,), or the logits (n, K) of learned ones
     alpha: torch.Tensor  # learned step size ()
-    velocity_x: torch.Tensor  # the momenta of both
+    velocity_x: torch.Tensor  # the momenta of all three
+    velocity_y: torch.Tensor
     velocity_alpha: torch.Tensor
-    best_x: torch.Tensor  # images and step size of the best score so far
+    best_x: torch.Tensor  # images, labels and step size of the best score so far
+    best_y: torch.Tensor
     best_alpha: torch.Tensor
+    average: torch.Tensor  # of the images on their way; what is scored, and kept
     iteration: int = 0  # finished ones
     curve: list = field(default_factory=list)  # a row for each iteration
     scores: list = field(default_factory=list)  # [iteration, score] for each scoring
@@ -35,28 +39,41 @@ class State:
     @classmethod
     def begin(cls, x, y, alpha, how=None):
         """The state before the first iteration."""
-        alpha = torch.tensor(alpha, device=x.device)
-        return cls(x, y, alpha, torch.zeros_like(x), torch.zeros_like(alpha), x.clone(), alpha.clone(), how=how or {})
+        found = dict(zip(LEARNED, (x, y, torch.tensor(alpha, device=x.device)), strict=True))
+        momenta = {f"velocity_{name}": torch.zeros_like(value) for name, value in found.items()}
+        best = {f"best_{name}": value.clone() for name, value in found.items()}
+        return cls(**found, **momenta, **best, average=x.clone(), how=how or {})
 
-    def step(self, dx, dalpha, lr_img, lr_lr, momentum, floor):
-        """SGD with momentum on images and step size; the step size stays at or above `floor`. Gives whether it was clamped.
+    def step(self, slopes, rates, momenta, floor, decay=0.0):
+        """SGD with momentum on those of x, y, alpha that the mapping `slopes` has; alpha stays at or above `floor`.
+
+        The average of the images follows: E <- d E + (1 - d) x with d = `decay` (FTD, Du et al. 2023), but corrected for its
+        start, as if E had been 0 before and were divided by 1 - d^t; uncorrected, the first images weigh 61 % after 5,000
+        iterations of d = 0.9999. With d = 0 it is x. Gives whether alpha was clamped.
 
         Raises ArithmeticError, and leaves the state as it was, where a number is no longer finite.
         """
-        velocity_x, velocity_alpha = momentum * self.velocity_x + dx, momentum * self.velocity_alpha + dalpha
-        x, alpha = self.x - lr_img * velocity_x, self.alpha - lr_lr * velocity_alpha
-        if not all(number.isfinite().all() for number in (x, alpha, velocity_x, velocity_alpha)):
-            raise ArithmeticError(f"images or step size ({float(alpha)}) would not be finite")
-        self.velocity_x, self.velocity_alpha, self.x, self.alpha = velocity_x, velocity_alpha, x, alpha
+        changed = {}
+        for name, slope in slopes.items():
+            changed[f"velocity_{name}"] = momenta[name] * getattr(self, f"velocity_{name}") + slope
+            changed[name] = getattr(self, name) - rates[name] * changed[f"velocity_{name}"]
+        if not all(number.isfinite().all() for number in changed.values()):
+            raise ArithmeticError(f"images, labels or step size ({float(changed.get('alpha', self.alpha))}) would not be finite")
+        vars(self).update(changed)
         clamped = bool(self.alpha < floor)
         self.alpha = self.alpha.clamp(min=floor)
         self.iteration += 1
+        self.average = self.average.lerp(self.x, (1 - decay) / (1 - decay**self.iteration))
         return clamped
 
+    def skip(self):
+        """An iteration that changes nothing."""
+        self.iteration += 1
+
     def score(self, score):
-        """Note a score of the images as they stand, and keep them where it is the best so far."""
+        """Note a score of the images (their average) as they stand, and keep them where it is the best so far."""
         if score > max((found for _, found in self.scores), default=-1):
-            self.best_x, self.best_alpha = self.x.clone(), self.alpha.clone()
+            self.best_x, self.best_y, self.best_alpha = self.average.clone(), self.y.clone(), self.alpha.clone()
         self.scores.append([self.iteration, score])
 
     def save(self, path):

@@ -160,7 +160,7 @@ def improve(state, own, match, train, real, families, draws):
         if step:
             train(state.x, state.y, own.inner, own.batch_train, own.learning_rate, families, draws)
         value, dx = slope(match, real, state.x.split(len(state.x) // len(real)), own.batch_real, families, draws)
-        state.step(dx, 0.0, own.lr_img, 0.0, own.momentum, floor=0.0)
+        state.step({"x": dx}, {"x": own.lr_img}, {"x": own.momentum}, floor=0.0)
     return value
 
 
