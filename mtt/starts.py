@@ -1,0 +1,27 @@
+"""Where a distillation starts: which real images, and which epochs of the experts (DATM, Guo et al. 2024)."""
+
+import torch
+
+
+def rightly(right, labels, classes, count, draws):
+    """Indices (classes x count,) of images that an expert classifies right, class by class, those of the first expert first.
+
+    `right` gives a mask (n,) of the images for each expert, one at a time, and no more than it takes; `labels` (n,) are their classes.
+    Within an expert's the order is random. Raises ValueError where all experts together are right on too few of a class.
+    """
+    chosen, order = [[] for _ in range(classes)], torch.randperm(len(labels), generator=draws)
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    for mask in right:
+        for label, own in enumerate(chosen):
+            found = order[(mask & ~taken & (labels == label))[order]][: count - len(own)]
+            taken[found] = True
+            own += found.tolist()
+        if all(len(own) == count for own in chosen):
+            return torch.tensor(chosen).flatten()
+    label = min(range(classes), key=lambda label: len(chosen[label]))
+    raise ValueError(f"found {len(chosen[label])} images of class {label} that an expert classifies right; wanted {count}")
+
+
+def end(iteration, first, last, growing):
+    """The start epochs of an iteration are below this: `first` at the beginning, `last` from iteration `growing` on."""
+    return min(last, first + int((last - first) * iteration / growing))
