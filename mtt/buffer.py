@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mtt import foreign, trajectory
+from mtt import foreign, trajectory, waypoints
 
 SHARED = ("layout", "network", "augmentation", "set", "classes", "shape", "mean", "std", "snapshots")
 
@@ -41,10 +41,12 @@ class Buffer:
         if size != bytes:
             found = "no such file" if size is None else f"{size} bytes"
             raise ValueError(f"{path}: found {found}; wanted {bytes} bytes, as the index says")
-        expert = trajectory.load(path)
-        found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], self.index["snapshots"])
+        expert, marks = trajectory.load(path), self.index.get("waypoints")
+        found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], len(marks or range(self.index["snapshots"])))
         if found != wanted:
             raise ValueError(f"{path}: found a trajectory of another network or length; wanted {wanted[1]} snapshots of the index's layout")
+        if expert.header.get("waypoints") != marks:
+            raise ValueError(f"{path}: found waypoints {expert.header.get('waypoints')}; wanted {marks}, as the index says")
         if expert.dtype != self.dtype:
             raise ValueError(f"{path}: found theta of {expert.dtype}; wanted {self.dtype}, as the index says")
         return expert
@@ -53,6 +55,16 @@ class Buffer:
     def dtype(self):
         """That all trajectories are stored in; an index that names none is of float32, as all were once."""
         return self.index.get("dtype", "float32")
+
+    @property
+    def straight(self):
+        """Whether its trajectories are way-points, which are read between snapshots too."""
+        return "waypoints" in self.index
+
+    @property
+    def parameters(self):
+        """P, of a network."""
+        return sum(trajectory.sizes(self.index["layout"]))
 
     def verify(self):
         """Raise ValueError unless every file has the bytes that the index names."""
@@ -74,8 +86,9 @@ class Buffer:
         for name, wanted in {"network": network, "augmentation": augmentation}.items():
             if self.index[name] != wanted:
                 raise ValueError(f"{self.path}: found experts of {name} {self.index[name]}; wanted {wanted}, as in params.yaml")
-        if self.index["snapshots"] < snapshots:
-            wanted = f"distill.max_start_epoch + distill.expert_epochs = {snapshots}"
+        if self.index["snapshots"] < snapshots + self.straight:
+            more = ", and 1 where there are way-points" if self.straight else ""
+            wanted = f"distill.max_start_epoch + distill.expert_epochs = {snapshots}{more}"
             raise ValueError(f"{self.path}: found {self.index['snapshots']} snapshots; wanted {wanted}")
 
     def check_layout(self, layout):
@@ -84,9 +97,18 @@ class Buffer:
             raise ValueError(f"{self.path}: found experts whose parameters are not those of its network, images and classes")
 
     def segment(self, expert, start, epochs):
-        """theta*_start and theta*_{start + epochs} of one expert, each (P,) float32; only these two rows are read."""
+        """theta*_start and theta*_{start + epochs} of one expert, each (P,) float32; only these two rows are read, or way-points around."""
         rows = self.experts[expert]
-        return rows[start], rows[start + epochs]
+        return self._at(rows, start), self._at(rows, start + epochs)
+
+    def every(self, epoch):
+        """theta*_epoch (P,) of each expert, one at a time."""
+        return (self._at(expert, epoch) for expert in self.experts)
+
+    def _at(self, rows, epoch):
+        if not self.straight:
+            return rows[epoch]
+        return waypoints.at(rows, rows.progress, self.index["waypoints"], trajectory.sizes(self.index["layout"]), epoch)
 
 
 def _index(path):
@@ -107,6 +129,8 @@ def _index(path):
     if not about.shape[0] == len(about.mean) == len(about.std):
         found = f"{about.shape[0]} channels, {len(about.mean)} means and {len(about.std)} deviations"
         raise ValueError(f"{path}: found {found}; wanted as many of each")
+    if about.waypoints and about.waypoints[-1] != about.snapshots - 1:
+        raise ValueError(f"{path}: found waypoints to {about.waypoints[-1]}; wanted to {about.snapshots - 1}, the last of its snapshots")
     if len({file.file for file in about.files}) < len(about.files):
         raise ValueError(f"{path}: found a file twice; wanted each once")
     return index

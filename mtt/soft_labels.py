@@ -3,6 +3,7 @@
 y        (n,)      the classes of the images, or (n, K) logits where labels are learned: what a distillation carries along
 x        (n, ...)  the images as they stand
 output   the network as a function (theta (P,), x) -> logits (n, K)
+experts  a function that gives the experts' vectors (P,), one at a time
 
 Each kind has `begin(y, x)`, what y is at first; `seen(y, x, target)`, the labels of a student that is led to `target` (P,); `slope(y, dy)`,
 the derivatives by y that follow from those by what was seen; and `kept(y, x)`, the labels that go with the images from then on.
@@ -12,7 +13,10 @@ import torch
 
 
 class Hard:
-    """One class for each image: nothing is learned."""
+    """One class for each image: nothing is learned. Neither `output` nor `experts` is used."""
+
+    def __init__(self, output=None, experts=None):
+        self.output, self.experts = output, experts
 
     def begin(self, y, x):
         """The classes."""
@@ -34,20 +38,24 @@ class Hard:
 class Taught(Hard):
     """The probabilities that the expert gives the images at the epoch that the student is led to (TESLA, Cui et al. 2023).
 
-    Kept are the mean ones of all `experts`, vectors (P,) that are taken one at a time, on the images as they are in the end.
+    Kept are the mean ones of all experts, on the images as they are in the end.
     """
-
-    def __init__(self, output, experts):
-        self.output, self.experts = output, experts
 
     def seen(self, y, x, target):
         """(n, K), constant: there is no gradient through the expert."""
-        with torch.no_grad():
-            return self.output(target, x).softmax(1)
+        return self.logits(x, target).softmax(1)
 
     def kept(self, y, x):
         """(n, K)."""
-        return torch.stack([self.seen(y, x, theta.to(x.device)) for theta in self.experts]).mean(0)
+        total, count = 0, 0
+        for theta in self.experts():
+            total, count = total + self.seen(y, x, theta), count + 1
+        return total / count
+
+    @torch.no_grad()
+    def logits(self, x, theta):
+        """(n, K), of some images at a time."""
+        return torch.cat([self.output(theta.to(x.device), some) for some in x.split(500)])
 
 
 class Learned(Taught):
@@ -58,12 +66,14 @@ class Learned(Taught):
 
         Where none is, 0/0 in the paper: of all of them, the logits of its class and of the largest exchanged, so that its class is kept.
         """
-        with torch.no_grad():
-            logits = torch.stack([self.output(theta.to(x.device), x) for theta in self.experts])
-        right = (logits.argmax(2) == y).unsqueeze(2)
-        every, largest = logits.mean(0), logits.mean(0).max(1, keepdim=True)
+        every, rightly, count = 0, 0, 0
+        for theta in self.experts():
+            logits = self.logits(x, theta)
+            right = (logits.argmax(1) == y)[:, None]
+            every, rightly, count = every + logits, rightly + logits * right, count + right
+        largest = every.max(1, keepdim=True)
         exchanged = every.scatter(1, largest.indices, every.gather(1, y[:, None])).scatter(1, y[:, None], largest.values)
-        return torch.where(right.any(0), (logits * right).sum(0) / right.sum(0).clamp(min=1), exchanged)
+        return torch.where(count > 0, rightly / count.clamp(min=1), exchanged / sum(1 for _ in self.experts()))
 
     def seen(self, y, x, target):
         """(n, K)."""

@@ -1,6 +1,8 @@
-"""Where a distillation starts: which real images, and which epochs of the experts (DATM, Guo et al. 2024)."""
+"""Where a distillation starts: which real images, and which experts and epochs (as the paper, and as DATM, Guo et al. 2024)."""
 
 import torch
+
+from mtt.seeds import generator
 
 
 def rightly(right, labels, classes, count, draws):
@@ -25,3 +27,16 @@ def rightly(right, labels, classes, count, draws):
 def end(iteration, first, last, growing):
     """The start epochs of an iteration are below this: `first` at the beginning, `last` from iteration `growing` on."""
     return min(last, first + int((last - first) * iteration / growing))
+
+
+def epoch(first, end, between, draws):
+    """A random start epoch: whole, of first .. end - 1; or real, of [first, end), where epochs are read `between` snapshots too."""
+    if between:
+        return first + (end - first) * float(torch.rand((), dtype=torch.float64, generator=draws))
+    return int(torch.randint(first, end, (), generator=draws))
+
+
+def visited(number, count, seed):
+    """The expert of the `number`-th segment: a permutation of all `count` is walked, then the next (without replacement, as published)."""
+    order = torch.randperm(count, generator=generator("experts", seed, number // count))
+    return int(order[number % count])

@@ -32,15 +32,18 @@ def initialise(network, generator):
     return network
 
 
-def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick=lambda loss: None, samples=1):
+def epoch(gradient, theta, optimizer, images, labels, batch, augment, generators, tick=lambda loss: None, samples=1, among=None):
     """One pass of E networks theta (E, P) over (images, labels), each in an order of its own, `batch` images a step.
 
     `images` is a tensor, or what gives tensors for indices as one would (imageset.Normalised), so that a large set is not held in float32;
     `gradient(theta, x, y)` gives the sum of their losses and its gradient (E, P) for x (E, n, C, H, W) and y (E, n);
     `augment(images, generator)` the images as a network sees them; `generators` are E, one for each network.
     `tick(loss)` gets their mean loss after each step. Each image of a step is used `samples` times, augmented anew each time.
+    `among` (m,): indices of the images that the pass is over, where it is not all.
     """
-    orders = torch.stack([torch.randperm(len(images), generator=draws) for draws in generators]).to(labels.device)
+    count = len(images) if among is None else len(among)
+    orders = torch.stack([torch.randperm(count, generator=draws) for draws in generators])
+    orders = (orders if among is None else among[orders]).to(labels.device)
     for chunks in orders.split(batch, dim=1):
         chunks = chunks.repeat_interleave(samples, dim=1)
         x = torch.stack([augment(images[chunk], generator=draws) for chunk, draws in zip(chunks, generators, strict=True)])

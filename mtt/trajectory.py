@@ -1,6 +1,7 @@
 """A trajectory: one expert's parameters after every epoch, theta (snapshots, P), in one file that is opened lazily.
 
-Stored in float32, or rounded to bfloat16 or float16 (2 bytes instead of 4); read as float32.
+Stored in float32, or rounded to bfloat16 or float16 (2 bytes instead of 4); read as float32. Or as a few way-points
+(mtt/waypoints.py), the header's `waypoints` saying which snapshots they stand for, with their `progress` (snapshots, tensors).
 """
 
 import math
@@ -26,9 +27,15 @@ def layout(network):
     return [[name, list(parameter.shape)] for name, parameter in network.named_parameters()]
 
 
-def save(path, snapshots, header):
+def sizes(layout):
+    """The number of parameters of each tensor in a layout."""
+    return [math.prod(shape) for _, shape in layout]
+
+
+def save(path, snapshots, header, progress=None):
     """Write the list of vectors (P,) in `snapshots` and `header`: layout, network, set, augmentation, seed, accuracy per epoch."""
-    tensorfile.save(path, {"theta": torch.stack(snapshots)}, {"kind": "trajectory", **header})
+    tensors = {"theta": torch.stack(snapshots)} | ({} if progress is None else {"progress": progress})
+    tensorfile.save(path, tensors, {"kind": "trajectory", **header})
 
 
 @dataclass
@@ -38,6 +45,7 @@ class Trajectory:
     path: str
     header: dict
     place: tuple  # of theta in the file
+    progress: torch.Tensor = None  # of way-points
 
     @property
     def shape(self):
@@ -75,6 +83,7 @@ class About(foreign.Schema):
     mean: foreign.several(float) = None
     std: foreign.several(Annotated[float, Field(gt=0)]) = None
     whitening: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = None  # its digest, where the set is whitened
+    waypoints: foreign.several(Annotated[int, Field(ge=0, le=1 << 24)], min_length=2) = None  # the snapshots that they stand for
     accuracy: foreign.several(Annotated[float, Field(ge=0, le=1)] | None) = None  # of each snapshot; null: not known
 
 
@@ -84,14 +93,29 @@ def load(path):
     if "theta" not in places:
         raise ValueError(f"{path}: found tensors {reprlib.repr(list(places))}; wanted theta")
     about, shape = foreign.held(path, About, header), places["theta"][1]
-    wanted = sum(math.prod(size) for _, size in about.layout)
+    wanted = sum(sizes(about.layout))
     if len(shape) != 2 or shape[1] != wanted or not shape[0]:
         raise ValueError(f"{path}: found theta of shape {shape}; wanted (snapshots, {wanted}), as its header says")
     if about.accuracy and len(about.accuracy) != shape[0]:
         raise ValueError(f"{path}: found {len(about.accuracy)} accuracies; wanted one for each of {shape[0]} snapshots")
-    found = Trajectory(str(path), header, places["theta"])
+    found = Trajectory(str(path), header, places["theta"], _progress(path, about, places))
     if found.dtype not in DTYPES:
         raise ValueError(f"{path}: found theta of {found.dtype}; wanted {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    return found
+
+
+def _progress(path, about, places):
+    """The way-points' progress, checked, or None where there are none."""
+    if about.waypoints is None:
+        return None
+    wanted = (about.waypoints[-1] + 1, len(about.layout))
+    if about.waypoints != sorted({0, *about.waypoints}) or len(about.waypoints) != places["theta"][1][0]:
+        raise ValueError(f"{path}: found waypoints {reprlib.repr(about.waypoints)}; wanted one for each row of theta, from 0 on, in order")
+    if "progress" not in places or places["progress"][:2] != (torch.float32, wanted):
+        raise ValueError(f"{path}: found way-points without their progress; wanted a tensor of that name, float32 {wanted}")
+    found = tensorfile.read_rows(path, places["progress"], 0, wanted[0])
+    if not found.isfinite().all():
+        raise ValueError(f"{path}: found progress that is not finite; wanted numbers")
     return found
 
 

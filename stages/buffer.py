@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from mtt import store, trajectory
+from mtt import store, trajectory, waypoints
 from mtt.files import write
 from mtt.params import Augmentation, Network, Section, read, run
 
@@ -18,6 +18,7 @@ class Buffer(Section):
 
     snapshots: Literal["all"] | Annotated[int, Field(ge=2)]  # the first so many of each expert are kept; distillation reads T+ + M
     dtype: Literal[trajectory.DTYPES]  # that their parameters are rounded to: float32 as trained, or half the bytes; read as float32
+    waypoints: Literal["none"] | Annotated[int, Field(ge=2)]  # so many of these stand for all, straightened between them (MCT: 4 of 51)
     segment: int = Field(ge=1)  # epochs of the segments whose length is plotted
 
 
@@ -39,10 +40,13 @@ def main(experts, out, plot):
     common["snapshots"] = len(found[0]) if p.snapshots == "all" else p.snapshots
     if p.dtype != "float32":  # which stands in no index: buffers that were made before there was another keep their bytes
         common["dtype"] = p.dtype
-    files = [keep(expert, out / Path(expert.path).name, common["snapshots"], p.dtype) for expert in found]
+    if p.waypoints != "none":
+        common["waypoints"] = waypoints.marks(common["snapshots"], p.waypoints)
+    files = [keep(expert, out / Path(expert.path).name, common["snapshots"], p.dtype, common.get("waypoints")) for expert in found]
     write(out / "index.json", json.dumps({**common, "files": files}, indent=1, sort_keys=True) + "\n")
     write(plot, epochs(found, p.segment).to_csv(index=False, float_format="%.6g"))
-    print(f"{out}: {len(files)} experts, {common['snapshots']} snapshots each, {p.dtype}, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
+    stored = f"{common['snapshots']} snapshots" + (f" as {p.waypoints} way-points" if p.waypoints != "none" else "")
+    print(f"{out}: {len(files)} experts, {stored} each, {p.dtype}, {sum(f['bytes'] for f in files) / 1e6:.1f} MB")
 
 
 def check(expert, first, wanted, p):
@@ -55,30 +59,37 @@ def check(expert, first, wanted, p):
     for section, values in wanted.items():
         if expert.header[section] != values:
             raise ValueError(f"{expert.path}: found {section} {expert.header[section]}; wanted {values}, as in params.yaml")
+    if expert.progress is not None:
+        raise ValueError(f"{expert.path}: found way-points of a trajectory; wanted all its snapshots")
     if p.snapshots != "all" and len(expert) < p.snapshots:
         raise ValueError(f"{expert.path}: found {len(expert)} snapshots; wanted buffer.snapshots = {p.snapshots} (more experts.epochs)")
     if len(expert) != len(first):
         raise ValueError(f"{expert.path}: found {len(expert)} snapshots; wanted {len(first)}, as in {first.path}")
 
 
-def keep(expert, path, snapshots, dtype):
-    """Put the first `snapshots` of a trajectory at `path`, its own bytes where nothing is cut or rounded; gives its line of the index."""
-    if (snapshots, dtype) == (len(expert), expert.dtype):
+def keep(expert, path, snapshots, dtype, marks=None):
+    """Put the first `snapshots` of a trajectory at `path`, its own bytes where nothing is changed; gives its line of the index.
+
+    `marks`: those snapshots alone, as way-points.
+    """
+    if (snapshots, dtype, marks) == (len(expert), expert.dtype, None):
         store.link(expert.path, path)
     else:
         header = {key: value for key, value in expert.header.items() if key != "kind"}
-        theta = rounded(expert, snapshots, getattr(torch, dtype))
-        trajectory.save(path, list(theta), {**header, "accuracy": header["accuracy"][:snapshots]})
+        theta, header["accuracy"], progress = expert[:snapshots], header["accuracy"][:snapshots], None
+        if marks:
+            theta, progress = waypoints.straighten(theta, trajectory.sizes(header["layout"]), marks)
+            header |= {"waypoints": marks, "accuracy": [header["accuracy"][mark] for mark in marks]}
+        trajectory.save(path, list(rounded(expert.path, theta, getattr(torch, dtype))), header, progress)
     return {"file": path.name, "sha256": store.digest(path), "bytes": path.stat().st_size}
 
 
-def rounded(expert, snapshots, dtype):
-    """The first `snapshots` of a trajectory in `dtype` (snapshots, P). Raises ValueError where a parameter is past its largest number."""
-    theta = expert[:snapshots]
+def rounded(path, theta, dtype):
+    """Parameters (n, P) of the trajectory in `path`, in `dtype`. Raises ValueError where one is past its largest number."""
     kept = theta.to(dtype)
     if not kept.isfinite().all():
         found = f"a parameter of {float(theta.abs().max()):g}"
-        raise ValueError(f"{expert.path}: found {found}; wanted at most {torch.finfo(dtype).max:g}, or another buffer.dtype")
+        raise ValueError(f"{path}: found {found}; wanted at most {torch.finfo(dtype).max:g}, or another buffer.dtype")
     return kept
 
 

@@ -48,15 +48,9 @@ def main(train=None):
 def between(values):
     """What must hold between sections; yields a line for each fault."""
     experts, buffer, distill = values["experts"], values["buffer"], values["distill"]
-    snapshots = distill.max_start_epoch + distill.expert_epochs
     line = "params.yaml: {} = {!r}; wanted {}".format
-    if experts.epochs < snapshots - 1:
-        yield line("experts.epochs", experts.epochs, f"at least distill.max_start_epoch + distill.expert_epochs - 1 = {snapshots - 1}")
-    if buffer.snapshots != "all" and not snapshots <= buffer.snapshots <= experts.epochs + 1:
-        wanted = (
-            f"at least distill.max_start_epoch + distill.expert_epochs = {snapshots}, at most experts.epochs + 1 = {experts.epochs + 1}"
-        )
-        yield line("buffer.snapshots", buffer.snapshots, wanted)
+    yield from lengths(experts, buffer, distill, line)
+    yield from successors(distill, line)
     if buffer.segment > experts.epochs:
         yield line("buffer.segment", buffer.segment, f"at most experts.epochs = {experts.epochs}")
     prepare = values["prepare"]
@@ -86,6 +80,41 @@ def between(values):
     for key in ("methods", "baselines", "architectures", "robustness_architectures", "whole_architectures"):
         if len(set(values[key])) < len(values[key]):
             yield line(key, values[key], "each name once")
+
+
+def lengths(experts, buffer, distill, line):
+    """How long experts must be, and how much of them the buffer keeps."""
+    more = buffer.waypoints != "none"  # between whose snapshots a start epoch may lie, up to T+
+    snapshots, sum_ = distill.max_start_epoch + distill.expert_epochs + more, "distill.max_start_epoch + distill.expert_epochs"
+    if experts.epochs < snapshots - 1:
+        yield line("experts.epochs", experts.epochs, f"at least {sum_}{'' if more else ' - 1'} = {snapshots - 1}")
+    if buffer.snapshots != "all" and not snapshots <= buffer.snapshots <= experts.epochs + 1:
+        wanted = f"at least {sum_}{' + 1' if more else ''} = {snapshots}, at most experts.epochs + 1 = {experts.epochs + 1}"
+        yield line("buffer.snapshots", buffer.snapshots, wanted)
+    kept = experts.epochs + 1 if buffer.snapshots == "all" else buffer.snapshots
+    if more and buffer.waypoints > kept:
+        yield line("buffer.waypoints", buffer.waypoints, f"at most the {kept} snapshots that are kept")
+
+
+def successors(distill, line):
+    """What the ideas since the paper do not go with."""
+    own, last = distill.start_epochs, distill.max_start_epoch
+    first = last if own.first == "all" else own.first
+    if first > last:
+        yield line("distill.start_epochs.first", own.first, f"at most distill.max_start_epoch = {last}")
+    elif own.floor >= first:
+        yield line("distill.start_epochs.floor", own.floor, f"less than {first}, where the range of start epochs ends at first")
+    if distill.layers and distill.loss in ("logits", "task"):
+        yield line("distill.layers", distill.layers, f"0 with distill.loss = {distill.loss}, which matches no parameters")
+    if distill.stop == "nearest" and distill.loss == "task":
+        yield line("distill.stop", distill.stop, "last with distill.loss = task, which has no target")
+    if distill.start_images == "right" and distill.start == "noise":
+        yield line("distill.start_images", distill.start_images, "any with distill.start = noise")
+    if distill.canvas_size > 1:
+        if distill.labels != "hard":
+            yield line("distill.labels", distill.labels, "hard with distill.canvas_size > 1: experts see no canvas")
+        if distill.start_images == "right":
+            yield line("distill.start_images", distill.start_images, "any with distill.canvas_size > 1: experts see no canvas")
 
 
 def against(train, values):

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, objectives, pictures, ranks, store, textures, trajectory
+from mtt import compiling, dsa, imageset, objectives, pictures, ranks, starts, store, textures, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.files import write
@@ -22,6 +22,7 @@ from mtt.imageset import ImageSet
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
 from mtt.seeds import generator
+from mtt.soft_labels import Hard, Learned, Taught
 from mtt.state import TENSORS, State, resume
 from mtt.training import accuracy, fit, halves, initialise
 from mtt.unroll import Step, batches, distance, match
@@ -40,29 +41,50 @@ class Validate(Section):
     weight_decay: float = Field(ge=0)
 
 
+class StartEpochs(Section):
+    """`distill.start_epochs:`, which part of 0 .. T+ - 1 start epochs are drawn from, and which iterations count."""
+
+    floor: int = Field(ge=0)  # T-: none below; published but for DATM: 0
+    first: Literal["all"] | Annotated[int, Field(ge=1)]  # at the first iteration none from this on; all: T+ throughout
+    growing: int = Field(ge=1)  # iterations until it is T+
+    threshold: Literal["none"] | Annotated[float, Field(gt=0)]  # an iteration whose loss is above changes nothing
+
+
 class Distill(Section):
     """`distill:`"""
 
     ipc: int = Field(ge=1)  # images per class
     start: Literal["real", "noise"]  # what the pixels start from
+    start_images: Literal["any", "right"]  # which real ones: any of a class, or those that experts classify right in the end (DATM)
     images: str  # the set file that real ones are drawn from; one of `ipc` a class, such as an imported one, is gone on from
     iterations: int = Field(ge=1)
     syn_steps: int = Field(ge=1)  # N, steps of the student
     expert_epochs: int = Field(ge=1)  # M, epochs of the expert that they are matched with
     max_start_epoch: int = Field(ge=1)  # T+: the start epoch is drawn from 0 .. T+ - 1
+    start_epochs: StartEpochs
     segments: int = Field(ge=1)  # of experts' paths, averaged in each iteration
     batch_syn: Literal["all"] | Annotated[int, Field(ge=1)]  # synthetic images a step
     batch_per: Literal["step", "iteration"]  # how long a mini-batch is kept; published: another in each step
     loss: Literal["match", "raw", "cosine", "logits", "task"]  # what the student's end is held to; published: match, the others ablate
+    layers: float = Field(ge=0, lt=1)  # the share of parameters, from the first layer on, that is not matched (PAD)
+    stop: Literal["last", "nearest"]  # the student's end: its last step, or that nearest to the target (ATT)
+    gradient: Literal["exact", "truncated"]  # truncated: without the Hessian terms (TESLA)
+    labels: Literal["hard", "teacher", "learned"]  # classes; the target expert's probabilities (TESLA); learned ones (DATM)
+    lr_label: float = Field(ge=0)  # of learned labels' logits
+    momentum_label: float = Field(ge=0, lt=1)
     batch_real: int = Field(ge=1)  # real images of `images` that `logits` and `task` draw in each iteration
     lr_img: float = Field(gt=0)  # of the pixels
     lr_lr: float = Field(ge=0)  # of the step size alpha
     lr_init: float = Field(gt=0)  # alpha's start; it is kept at or above a hundredth of it
     momentum: float = Field(ge=0, lt=1)  # of both
+    ema: float = Field(ge=0, lt=1)  # decay of the average of the images that is scored and kept (FTD); 0: the images themselves
     canvas_size: int = Field(ge=1)  # what is learned is a canvas of so many times the image's side
     canvas_samples: int = Field(ge=1)  # images cropped from it in each use
     scoring: Validate = Field(alias="validate")
     seed: int = Field(ge=0)
+
+
+LABELS = {"hard": Hard, "teacher": Taught, "learned": Learned}
 
 
 def main(buffer, images, validation, out, last, curves, scores, metrics, picture):
@@ -72,15 +94,7 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
     keep_memory()
     experts, size = Buffer(buffer), ranks.count(p.segments)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
-    experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
-    with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
-        experts.check_layout(trajectory.layout(convnet(network, experts.index)))
-    experts.verify()
-    needed = p.start == "real" or p.loss in ("logits", "task")  # else the buffer alone suffices
-    needed |= "whitening" in experts.index  # of which the buffer has no more than the digest
-    used = [images] * needed + [validation] * (p.scoring.every > 0)
-    for path in used:
-        experts.check_set(path, imageset.load(path).about())
+    used = checked(p, experts, network, families, images, validation)
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
     settings["distill"] = p.model_dump(by_alias=True, exclude={"iterations", "images"})
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
@@ -90,59 +104,55 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
         state, warning = resume(Path(folder), p.iterations, device(), how)  # other ranks find nothing and get the state of rank 0
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
-        state = state or begin(p, experts.index, images, how)
-        state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         net = net.to(device())
+        labels = LABELS[p.labels](answer(net), partial(experts.every, p.max_start_epoch + p.expert_epochs - 1))
+        state = state or begin(p, experts, images, labels, answer(net), how)
+        state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         score = None
         if p.scoring.every and rank == 0:
-            student = copy.deepcopy(net)  # trained in place, and not the one that is a function of theta
-            gradient = learner(student, compiling.compiled if how["compiled"] else None)
-            score = partial(validate, p, student, gradient, families, imageset.load(validation))
+            score = scoring(p, net, families, validation, how["compiled"])
         end = objective(p, net, images)
-        learn(state, p, experts, net, families, end, score, Path(folder), shown=rank == 0)
+        learn(state, p, experts, net, families, labels, end, score, Path(folder), shown=rank == 0)
         if rank == 0:
-            finish(state, p, experts.index, images, out, last, curves, scores, metrics, picture)
+            finish(state, p, experts.index, labels, images, out, last, curves, scores, metrics, picture)
 
 
-def convnet(network, index):
-    """The student, for the images of the buffer."""
-    return ConvNet(*index["shape"][:2], len(index["classes"]), network.width, network.depth)
+def checked(p, experts, network, families, images, validation):
+    """The set files that this run reads; raises ValueError unless they, the buffer and params.yaml belong together."""
+    experts.check(network.model_dump(), {"families": families}, p.max_start_epoch + p.expert_epochs)
+    with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
+        experts.check_layout(trajectory.layout(convnet(network, experts.index)))
+    experts.verify()
+    needed = p.start == "real" or p.loss in ("logits", "task")  # else the buffer alone suffices
+    needed |= "whitening" in experts.index  # of which the buffer has no more than the digest
+    used = [images] * needed + [validation] * (p.scoring.every > 0)
+    for path in used:
+        experts.check_set(path, imageset.load(path).about())
+    return used
 
 
-def repays(p, net, index):
-    """Whether to compile: each of the student's steps takes about two of training, there and back."""
-    images = p.ipc * len(index["classes"]) if p.batch_syn == "all" else p.batch_syn
-    steps = 2 * p.iterations * p.segments * p.syn_steps
-    return compiling.repays(net, index["shape"], steps, images * p.canvas_samples, cost=3)
-
-
-def learn(state, p, experts, net, families, end, score, folder, shown=True):
+def learn(state, p, experts, net, families, labels, end, score, folder, shown=True):
     """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done."""
     batch, saved = len(state.x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
-    step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None)
+    step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None, truncated=p.gradient == "truncated")
+    first = int(p.layers * experts.parameters)
 
     def matched(segment):
         expert, start, draws = segment
         theta, target = (row.to(state.x.device) for row in experts.segment(expert, start, p.expert_epochs))
+        y = labels.seen(state.y, state.x, target)
         chunks = batches(len(state.x), batch, p.syn_steps if p.batch_per == "step" else 1, draws)
         steps = [seen(b, p, families, draws) for b in chunks * (p.syn_steps // len(chunks))]
-        return match(step, theta, target, state.x, state.y, state.alpha, steps, end(draws))
+        value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
+        return value, dx, dalpha, *labels.slope(state.y, *dy)
 
     with bar(p.iterations, "distill", "iteration", state.iteration, shown) as progress:
         for iteration in range(state.iteration, p.iterations):
-            segments = [segment(p, len(experts.experts), iteration * p.segments + number) for number in range(p.segments)]
-            values, dx, dalpha = ranks.average(matched, segments)
-            try:
-                if not values.isfinite().all():
-                    raise ArithmeticError("the loss is not finite")
-                clamped = state.step(dx, dalpha, p.lr_img, p.lr_lr, p.momentum, floor=p.lr_init / 100)
-            except ArithmeticError as error:
-                state.save(folder / "rolling.safetensors")
-                raise run_away(iteration, segments, values, state.alpha, error) from None
-            for (expert, start, _), value in zip(segments, values.tolist(), strict=True):
-                state.curve.append([iteration + 1, expert, start, value, float(state.alpha), int(clamped)])
+            segments = [segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
+            values, *slopes = ranks.average(matched, segments)
+            step_along(state, p, segments, values, slopes, folder)
             if score and state.iteration % p.scoring.every == 0:
-                state.score(score(state.x, state.y, float(state.alpha), state.iteration))
+                state.score(score(state.average, labels.kept(state.y, state.average), float(state.alpha), state.iteration))
             if store.due(saved):
                 state.save(folder / "rolling.safetensors")
                 saved = time.monotonic()
@@ -153,18 +163,55 @@ def learn(state, p, experts, net, families, end, score, folder, shown=True):
     (folder / "rolling.safetensors").unlink(missing_ok=True)
 
 
+def step_along(state, p, segments, values, slopes, folder):
+    """Step images, step size and learned labels along their slopes, unless the loss is above the threshold; note what came of it."""
+    rates = {"x": p.lr_img, "alpha": p.lr_lr, "y": p.lr_label}
+    momenta = {"x": p.momentum, "alpha": p.momentum, "y": p.momentum_label}
+    clamped, threshold = False, p.start_epochs.threshold
+    try:
+        if not values.isfinite().all():
+            raise ArithmeticError("the loss is not finite")
+        if threshold != "none" and float(values.mean()) > threshold:
+            state.skip()
+        else:
+            clamped = state.step(dict(zip(rates, slopes, strict=False)), rates, momenta, floor=p.lr_init / 100, decay=p.ema)
+    except ArithmeticError as error:
+        state.save(folder / "rolling.safetensors")
+        raise run_away(state.iteration, segments, values, state.alpha, error) from None
+    for (expert, start, _), value in zip(segments, values.tolist(), strict=True):
+        state.curve.append([state.iteration, expert, start, value, float(state.alpha), int(clamped)])
+
+
+def convnet(network, index):
+    """The student, for the images of the buffer."""
+    return ConvNet(*index["shape"][:2], len(index["classes"]), network.width, network.depth)
+
+
+def answer(net):
+    """The logits (n, K) of `net` as a function of its parameters theta (P,) and images x."""
+    output = as_function(net, lambda logits, _: logits)
+    return lambda theta, x: output(theta, x, None)
+
+
+def repays(p, net, index):
+    """Whether to compile: each of the student's steps takes about two of training, there and back."""
+    images = p.ipc * len(index["classes"]) if p.batch_syn == "all" else p.batch_syn
+    steps = 2 * p.iterations * p.segments * p.syn_steps
+    return compiling.repays(net, index["shape"], steps, images * p.canvas_samples, cost=3)
+
+
 def objective(p, net, images):
     """The function (draws) -> what the student's end is held to: p.loss, on real images where it needs some."""
     if p.loss in (simple := {"match": distance, "raw": objectives.raw, "cosine": objectives.cosine}):
         return lambda draws: simple[p.loss]
-    data, loss, output = imageset.load(images), as_function(net), as_function(net, lambda logits, _: logits)
+    data, loss = imageset.load(images), as_function(net)
     if data.images.dtype != torch.uint8:
         raise ValueError(f"{images}: found images that were learned; wanted real ones with distill.loss = {p.loss}")
     x, y = data.on(device()), data.labels.to(device())
 
     def drawn(draws):
         b = torch.randint(len(x), (p.batch_real,), generator=draws).to(y.device)
-        return objectives.task(loss, x[b], y[b]) if p.loss == "task" else objectives.logits(lambda theta, x: output(theta, x, None), x[b])
+        return objectives.task(loss, x[b], y[b]) if p.loss == "task" else objectives.logits(answer(net), x[b])
 
     return drawn
 
@@ -176,16 +223,12 @@ def seen(b, p, families, draws):
     return b.to(device()), lambda x: dsa.apply(textures.crop(x, offsets, p.canvas_size), drawn)
 
 
-def segment(p, count, number):
+def segment(p, experts, iteration, number):
     """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
-    draws = generator("distill", p.seed, number)
-    return visited(number, count, p.seed), int(torch.randint(p.max_start_epoch, (), generator=draws)), draws
-
-
-def visited(number, count, seed):
-    """The expert of the `number`-th segment: a permutation of all `count` is walked, then the next (without replacement, as published)."""
-    order = torch.randperm(count, generator=generator("experts", seed, number // count))
-    return int(order[number % count])
+    draws, own = generator("distill", p.seed, number), p.start_epochs
+    first = p.max_start_epoch if own.first == "all" else own.first
+    end = starts.end(iteration, first, p.max_start_epoch, own.growing)
+    return starts.visited(number, len(experts.experts), p.seed), starts.epoch(own.floor, end, experts.straight, draws), draws
 
 
 def run_away(iteration, segments, values, alpha, error):
@@ -195,8 +238,9 @@ def run_away(iteration, segments, values, alpha, error):
     return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
 
 
-def begin(p, index, images, how):
+def begin(p, experts, images, labels, output, how):
     """The State before the first iteration: images of the set file `images`, or noise."""
+    index = experts.index
     if p.canvas_size > 1 and "whitening" in index:
         raise ValueError(f"params.yaml: distill.canvas_size = {p.canvas_size}; wanted 1: the buffer's experts saw whitened images")
     k, draws = len(index["classes"]), generator("distill", p.seed, "start")
@@ -204,16 +248,17 @@ def begin(p, index, images, how):
     channels, *sides = index["shape"]
     x = torch.randn(len(y), channels, *(p.canvas_size * side for side in sides), generator=draws)
     if p.start == "real":
-        x = real(p, images, draws)
+        x = real(p, images, partial(right, experts, output), draws)
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if batch > len(x):
         raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")
     if (used := batch * (p.syn_steps if p.batch_per == "step" else 1)) < len(x):
         print(f"warning: {used} of {len(x)} images at most are used in each iteration (syn_steps, batch_syn, batch_per)")
-    return State.begin(x.to(device()), y.to(device()), p.lr_init, how)
+    x, y = x.to(device()), y.to(device())
+    return State.begin(x, labels.begin(y, x), p.lr_init, how)
 
 
-def real(p, path, draws):
+def real(p, path, right, draws):
     """Random images of the set in `path`, class by class, or canvases tiled of them, all distinct; or canvases as they stand there."""
     data = imageset.load(path)
     if data.labels.ndim > 1:
@@ -221,7 +266,27 @@ def real(p, path, draws):
     if data.canvas_size not in (1, p.canvas_size):
         raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
     times = p.canvas_size // data.canvas_size
-    return textures.tile(data.on("cpu")[data.some(p.ipc * times**2, draws)], times)
+    if p.start_images == "right":
+        chosen = starts.rightly(right(data), data.labels, len(data.classes), p.ipc, draws)
+    else:
+        chosen = data.some(p.ipc * times**2, draws)
+    return textures.tile(data.on("cpu")[chosen], times)
+
+
+@torch.no_grad()
+def right(experts, output, data):
+    """A mask (n,) of the images of `data` for each expert, one at a time: whether its last snapshot classifies them right."""
+    x, y = data.on(device()), data.labels.to(device())
+    for theta in experts.every(experts.index["snapshots"] - 1):
+        theta = theta.to(device())
+        yield torch.cat([output(theta, x[b]).argmax(1) == y[b] for b in torch.arange(len(y)).split(500)]).cpu()
+
+
+def scoring(p, net, families, validation, compiled):
+    """The function (x, y, alpha, iteration) -> score of a set."""
+    student = copy.deepcopy(net)  # trained in place, and not the one that is a function of theta
+    gradient = learner(student, compiling.compiled if compiled else None)
+    return partial(validate, p, student, gradient, families, imageset.load(validation))
 
 
 def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
@@ -241,14 +306,15 @@ def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     return sum(scores) / len(scores)
 
 
-def finish(state, p, index, images, out, last, curves, scores, metrics, picture):
+def finish(state, p, index, labels, images, out, last, curves, scores, metrics, picture):
     """Write what the run leaves behind."""
-    about = {key: index[key] for key in ("classes", "mean", "std")} | {"name": index["set"], "labels": state.y.cpu()}
+    about = {key: index[key] for key in ("classes", "mean", "std")} | {"name": index["set"]}
     about["provenance"] = {"network": index["network"], "augmentation": index["augmentation"], "distill": p.model_dump(by_alias=True)}
     about["whitening"] = imageset.load(images).whitening if "whitening" in index else None
     about |= {"canvas_size": p.canvas_size, "canvas_samples": p.canvas_samples}
-    final = ImageSet(state.x.cpu(), learning_rate=float(state.alpha), **about)
-    chosen = ImageSet(state.best_x.cpu(), learning_rate=float(state.best_alpha), **about) if state.scores else final
+    ends = [(state.average, state.y, state.alpha), *([(state.best_x, state.best_y, state.best_alpha)] if state.scores else [])]
+    final, *best = [ImageSet(x.cpu(), labels.kept(y, x).cpu(), learning_rate=float(alpha), **about) for x, y, alpha in ends]
+    chosen = best[0] if best else final
     chosen.save(out)
     final.save(last)
     curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped"])

@@ -5,11 +5,12 @@ import time
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, store, trajectory, workers
+from mtt import compiling, difficulty, dsa, gsam, imageset, store, tensorfile, trajectory, workers
 from mtt.convnet import ConvNet
 from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
@@ -19,6 +20,14 @@ from mtt.workers import made_with
 from stages import PARENT
 
 
+class Difficulty(Section):
+    """`experts.difficulty:`, by which images are ordered."""
+
+    networks: int = Field(ge=1)  # trained on all images as experts are, by plain SGD, whose mean error on an image is its difficulty
+    epochs: int = Field(ge=1)  # of these
+    growing: int = Field(ge=1)  # epochs until an expert sees all images; twice, three times as many until not the easiest; published: 20
+
+
 class Experts(Section):
     """`experts:`"""
 
@@ -26,7 +35,15 @@ class Experts(Section):
     epochs: int = Field(ge=1)  # snapshots are one more: the first is the initialisation
     batch: int = Field(ge=1)  # images a step
     learning_rate: float = Field(gt=0)  # of plain SGD: no momentum, no weight decay, no decay
+    optimizer: Literal["sgd", "gsam"]  # gsam: SGD along gradients that lead to flat minima (FTD)
+    rho: float = Field(ge=0)  # of gsam: how far it climbs; published: 0.01
+    alpha: float = Field(ge=0)  # of gsam: the weight of the surrogate gap; published: 1, and 0.3
+    order: Literal["shuffled", "difficulty"]  # difficulty: the easy images first, the easiest not late (PAD)
+    difficulty: Difficulty
     seed: int = Field(ge=0)  # an expert's numbers are drawn from this and its index
+
+
+ERRORS = "difficulty.errors"  # the file of a store's folder that says how hard each image is
 
 
 def main(train, validation, out):
@@ -50,8 +67,47 @@ def train_missing(missing, train, validation, folder, network, augmentation, p):
     data, tasks = imageset.load(train), workers.groups(missing)
     steps = p.epochs * -(-len(data.images) // p.batch)
     compiled = compiling.repays(convnet(data, network), data.images.shape[1:], steps, p.batch)
+    if p.order == "difficulty":
+        measure(data, train, folder, network, augmentation, p)
+    steps = sum(lengths(among(data, folder, p), data, p))
     with workers.pool(len(tasks)) as each:
         each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
+
+
+def measure(data, train, folder, network, augmentation, p):
+    """Write how far networks err on each image into `folder`, once."""
+    path, tasks = folder / ERRORS, list(range(p.difficulty.networks))
+    if not path.exists():
+        steps = p.difficulty.epochs * -(-len(data.images) // p.batch)
+        with workers.pool(len(tasks)) as each:
+            found = each([partial(errors, train, network, augmentation, p)], tasks, "difficulty", steps)
+        tensorfile.save(path, {"errors": torch.as_tensor(sum(map(found.get, tasks))) / len(tasks)}, {"kind": "difficulty"})
+
+
+def among(data, folder, p):
+    """The indices of the images that each epoch is over; None for all."""
+    if p.order == "shuffled":
+        return [None] * p.epochs
+    ranks = difficulty.ranked(tensorfile.load(folder / ERRORS, "difficulty")[0]["errors"], data.labels)
+    return [difficulty.among(ranks, number, p.difficulty.growing) for number in range(p.epochs)]
+
+
+def lengths(among, data, p):
+    """The steps of each epoch."""
+    return [-(-len(data.images if own is None else own) // p.batch) for own in among]
+
+
+def errors(train, network, augmentation, p, number, _, tick):
+    """The error of each training image (n,) of a network trained for this alone."""
+    torch.set_num_threads(1)
+    data, draws = imageset.load(train), generator("difficulty", p.seed, number)
+    net, x, y = initialise(convnet(data, network), draws).to(workers.device()), data.on(workers.device()), data.labels.to(workers.device())
+    theta, augment = trajectory.vector(net)[None], partial(dsa.augment, families=augmentation.families)
+    gradient, optimizer = learner(net), torch.optim.SGD([theta], p.learning_rate, fused=True)
+    for _ in range(p.difficulty.epochs):
+        epoch(gradient, theta, optimizer, x, y, p.batch, augment, [draws], tick)
+    with torch.no_grad():
+        return torch.cat([difficulty.el2n(net(x[b]), y[b]) for b in torch.arange(len(y)).split(500)]).cpu().numpy()
 
 
 def name(index):
@@ -132,10 +188,12 @@ def train_experts(train, validation, folder, network, augmentation, p, compiled,
     theta, saved = torch.stack([way.snapshots[first] for way in ways]).to(device), time.monotonic()
     header = about(net, data, network, augmentation, p)
     optimizer = torch.optim.SGD([theta], p.learning_rate, fused=True)
-    tick(n=first * -(-len(x) // p.batch))
+    direction = gsam.flattening(gradient, p.rho, p.alpha) if p.optimizer == "gsam" else gradient
+    seen, augment = among(data, folder, p), partial(dsa.augment, families=augmentation.families)
+    tick(n=sum(lengths(seen[:first], data, p)))
     for number in range(first, p.epochs):
         draws = [generator("expert", p.seed, index, "epoch", number) for index in indices]
-        epoch(gradient, theta, optimizer, x, y, p.batch, partial(dsa.augment, families=augmentation.families), draws, tick)
+        epoch(direction, theta, optimizer, x, y, p.batch, augment, draws, tick, among=seen[number])
         for way, parameters in zip(ways, theta.detach().to("cpu", copy=True), strict=True):
             way.follow(number + 1, parameters, score)
         if store.due(saved):

@@ -22,7 +22,7 @@ def test_hard_labels_are_the_classes_throughout():
 
 
 def test_an_expert_teaches_the_probabilities_that_it_gives_the_images_and_all_those_that_are_kept():
-    labels = soft_labels.Taught(output, EXPERTS)
+    labels = soft_labels.Taught(output, lambda: EXPERTS)
     assert labels.begin(Y, X) is Y
     assert torch.allclose(labels.seen(Y, X, EXPERTS[2]), output(EXPERTS[2], X).softmax(1))
     assert torch.allclose(labels.kept(Y, X), sum(output(theta, X).softmax(1) for theta in EXPERTS) / 5)
@@ -31,8 +31,8 @@ def test_an_expert_teaches_the_probabilities_that_it_gives_the_images_and_all_th
 
 def test_learned_labels_start_from_the_mean_logits_of_the_experts_that_are_right():
     """Image by image; where none is right, its class has the largest logit nevertheless."""
-    z = soft_labels.Learned(output, EXPERTS).begin(Y, X)
-    alone = soft_labels.Learned(output, EXPERTS[:1]).begin(Y, X)
+    z = soft_labels.Learned(output, lambda: EXPERTS).begin(Y, X)
+    alone = soft_labels.Learned(output, lambda: EXPERTS[:1]).begin(Y, X)
     none = 0
     for image in range(6):
         logits = [output(theta, X[image : image + 1])[0] for theta in EXPERTS]
@@ -47,7 +47,7 @@ def test_learned_labels_start_from_the_mean_logits_of_the_experts_that_are_right
 
 
 def test_the_slope_of_learned_labels_is_autograds_through_the_softmax():
-    labels, z = soft_labels.Learned(output, EXPERTS), torch.randn(6, 3, generator=generator("z"), dtype=torch.float64)
+    labels, z = soft_labels.Learned(output, lambda: EXPERTS), torch.randn(6, 3, generator=generator("z"), dtype=torch.float64)
     assert torch.equal(labels.seen(z, X, None), z.softmax(1))
     assert torch.equal(labels.kept(z, X), z.softmax(1))
     own = z.clone().requires_grad_()

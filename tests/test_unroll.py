@@ -109,7 +109,9 @@ def test_the_adjoint_equals_autograd_for_soft_labels():
 def test_soft_labels_that_are_one_hot_give_the_gradient_of_hard_ones():
     step, theta, target, x, y, alpha, steps = setting(batch=4)
     soft = F.one_hot(y, 5).double()
-    for found, wanted in zip(match(step, theta, target, x, soft, alpha, steps), match(step, theta, target, x, y, alpha, steps), strict=False):
+    for found, wanted in zip(
+        match(step, theta, target, x, soft, alpha, steps), match(step, theta, target, x, y, alpha, steps), strict=False
+    ):
         assert relative(found, wanted) < 1e-12
 
 
