@@ -3,8 +3,10 @@
 import sys
 import textwrap
 
-from benchmarks.estimate import MATCHING, RATE, TRAINING, duration, size_of
-from mtt import compiling
+import torch
+
+from benchmarks.estimate import MATCHING, RATE, TRAINING, TRUNCATED, duration, size_of
+from mtt import compiling, difficulty
 from mtt.convnet import ConvNet
 from recipes.__main__ import merged
 
@@ -27,26 +29,40 @@ def cost(values):
     images, shape = images * kept / classes * (1 - prepare["validation"]), (channels, side or prepare["side"], side or prepare["side"])
     net = ConvNet(*shape[:2], kept, **values["network"])
     parameters, forward = sum(p.numel() for p in net.parameters()), compiling.work(net, shape)
+    reads_last = distill["start_images"] == "right" or distill["labels"] == "learned"
     read, samples, synthetic = distill["max_start_epoch"] + distill["expert_epochs"], distill["canvas_samples"], distill["ipc"] * kept
     step = synthetic if distill["batch_syn"] == "all" else distill["batch_syn"]
-    epoch = experts["count"] * images * TRAINING * forward
+    read = experts["epochs"] + 1 if reads_last else read
+    epoch = experts["count"] * images * TRAINING * forward * (2 if experts["optimizer"] == "gsam" else 1)
+    matching = MATCHING if distill["gradient"] == "exact" else TRUNCATED
     times = distill["iterations"] // scoring["every"] if scoring["every"] else 0
     scored = times * scoring["networks"] * scoring["epochs"]
     return {
         "parameters": parameters,
         "epochs": experts["epochs"],
+        "passes": passes(experts, experts["epochs"]),
+        "needed": passes(experts, read - 1),
         "read": read,
         "snapshot": 4 * experts["count"] * parameters,
         "epoch": epoch,
-        "distillation": distill["iterations"] * distill["segments"] * distill["syn_steps"] * step * samples * MATCHING * forward,
+        "distillation": distill["iterations"] * distill["segments"] * distill["syn_steps"] * step * samples * matching * forward,
         "validation": scored * synthetic * samples * TRAINING * forward,
     }
+
+
+def passes(experts, epochs):
+    """Over all images, that `epochs` epochs of each expert are; with what it takes to order the images, shared by all experts."""
+    if experts["order"] == "shuffled":
+        return epochs
+    own, evenly = experts["difficulty"], torch.arange(1000) / 1000
+    seen = sum(len(difficulty.among(evenly, epoch, own["growing"])) for epoch in range(epochs)) / 1000
+    return seen + own["networks"] * own["epochs"] / experts["count"]
 
 
 def comment(name):
     """The lines of a recipe's comment that say what it costs; hours are operations over what a device keeps up, launches left out."""
     c = cost(merged(name))
-    small = c["epochs"] * c["epoch"] + c["distillation"] < 3600 * RATE["cpu"]
+    small = c["passes"] * c["epoch"] + c["distillation"] < 3600 * RATE["cpu"]
     where, device = ("cpu", "two cores") if small else ("cuda", "a GPU")
 
     def work(operations):
@@ -57,13 +73,13 @@ def comment(name):
     parts = [
         f"{c['parameters']:,} parameters",
         f"buffer {size_of(whole * c['snapshot'])} of {whole} snapshots",
-        f"experts {work(c['epochs'] * c['epoch'])}",
+        f"experts {work(c['passes'] * c['epoch'])}",
         f"distillation {work(c['distillation'])}",
         f"its validation {work(c['validation'])}",
     ]
     if read < whole:
         parts[1] += f", {size_of(read * c['snapshot'])} of the {read} that are read"
-        parts[2] += f" ({work((read - 1) * c['epoch'])} with experts.epochs = {read - 1}, which suffices)"
+        parts[2] += f" ({work(c['needed'] * c['epoch'])} with experts.epochs = {read - 1}, which suffices)"
     text = f"Cost by `python -m benchmarks.cost {name}`, times on {device} and at the least: {'; '.join(parts)}."
     return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
 

@@ -15,6 +15,7 @@ from mtt.convnet import ConvNet
 
 RATE = {"cuda": 5e12, "cpu": 80e9}  # floating-point operations a second, kept up: of one GPU in float32, of two cores
 TRAINING, MATCHING = 3, 12  # forward passes' work of a training step, and of a student's step there and back, for each image
+TRUNCATED = 10  # of the latter without the Hessian terms: on the way back nothing is differentiated by the weights twice
 LINK = 100e6  # bytes a second to and from the remote
 EXPERTS, SNAPSHOTS = 100, 51  # as published
 ITERATIONS = 5000

@@ -1,5 +1,7 @@
 """Where a distillation starts: which real images, and which experts and epochs (as the paper, and as DATM, Guo et al. 2024)."""
 
+from itertools import chain
+
 import torch
 
 from mtt.seeds import generator
@@ -9,19 +11,20 @@ def rightly(right, labels, classes, count, draws):
     """Indices (classes x count,) of images that an expert classifies right, class by class, those of the first expert first.
 
     `right` gives a mask (n,) of the images for each expert, one at a time, and no more than it takes; `labels` (n,) are their classes.
-    Within an expert's the order is random. Raises ValueError where all experts together are right on too few of a class.
+    Within an expert's the order is random. Where all experts together are right on too few of a class, others of it follow: their
+    number comes with the indices. Raises ValueError where a class has too few images.
     """
-    chosen, order = [[] for _ in range(classes)], torch.randperm(len(labels), generator=draws)
-    taken = torch.zeros(len(labels), dtype=torch.bool)
-    for mask in right:
+    order, taken = torch.randperm(len(labels), generator=draws), torch.zeros(len(labels), dtype=torch.bool)
+    chosen, everything, lacking = [[] for _ in range(classes)], torch.ones(len(labels), dtype=torch.bool), 0
+    for mask in chain(right, [everything]):
+        lacking = sum(count - len(own) for own in chosen)
         for label, own in enumerate(chosen):
             found = order[(mask & ~taken & (labels == label))[order]][: count - len(own)]
             taken[found] = True
             own += found.tolist()
         if all(len(own) == count for own in chosen):
-            return torch.tensor(chosen).flatten()
-    label = min(range(classes), key=lambda label: len(chosen[label]))
-    raise ValueError(f"found {len(chosen[label])} images of class {label} that an expert classifies right; wanted {count}")
+            return torch.tensor(chosen).flatten(), lacking * (mask is everything)
+    raise ValueError(f"found a class of fewer than {count} images; wanted as many, to start from")
 
 
 def end(iteration, first, last, growing):

@@ -1,4 +1,4 @@
-"""Write params.yaml: recipes/default.yaml, comments and all, with the differences of recipes/NAME.yaml."""
+"""Write params.yaml: recipes/default.yaml, comments and all, with the differences of recipes/NAME.yaml (after those of its `base`)."""
 
 import sys
 from pathlib import Path
@@ -13,12 +13,12 @@ def merged(name):
     known = sorted(path.stem for path in HERE.glob("*.yaml"))
     if name not in known:
         raise ValueError(f"found NAME={name}; wanted one of {', '.join(known)}")
-    yaml = YAML()
-    yaml.width = 1000
-    values = yaml.load(HERE / "default.yaml")
-    if name != "default":
-        update(values, yaml.load(HERE / f"{name}.yaml"), f"recipes/{name}.yaml: ")
-    return values
+    values = YAML().load(HERE / f"{name}.yaml")
+    if name == "default":
+        return values
+    base = merged(values.pop("base", "default"))
+    update(base, values, f"recipes/{name}.yaml: ")
+    return base
 
 
 def update(values, changes, place):

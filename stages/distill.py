@@ -105,7 +105,8 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
         net = net.to(device())
-        labels = LABELS[p.labels](answer(net), partial(experts.every, p.max_start_epoch + p.expert_epochs - 1))
+        snapshots = p.max_start_epoch + p.expert_epochs if p.labels == "teacher" else experts.index["snapshots"]
+        labels = LABELS[p.labels](answer(net), partial(experts.every, snapshots - 1))
         state = state or begin(p, experts, images, labels, answer(net), how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         score = None
@@ -267,7 +268,9 @@ def real(p, path, right, draws):
         raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
     times = p.canvas_size // data.canvas_size
     if p.start_images == "right":
-        chosen = starts.rightly(right(data), data.labels, len(data.classes), p.ipc, draws)
+        chosen, lacking = starts.rightly(right(data), data.labels, len(data.classes), p.ipc, draws)
+        if lacking:
+            print(f"warning: {lacking} of {len(chosen)} images to start from are such that no expert is right on")
     else:
         chosen = data.some(p.ipc * times**2, draws)
     return textures.tile(data.on("cpu")[chosen], times)

@@ -20,6 +20,7 @@ from stages import check, evaluate
 
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 CHANGES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in NAMES if name != "default"}
+BASES = {name: changes.pop("base", "default") for name, changes in CHANGES.items()}
 
 
 FEW = {"CIFAR100": {"classes": [*range(90, 100)]}, "TinyImageNet": {"classes": [*range(0, 200, 20)]}}  # of sets that have many
@@ -39,16 +40,28 @@ class Small(Run):
         self.set(
             prepare={"raw": str(raw), "validation": 0.34, **FEW.get(self.values["prepare"]["set"], {})},
             network={"width": 8},
-            experts={"count": 2, "epochs": distill["expert_epochs"]},
+            experts={"count": 2, "epochs": distill["expert_epochs"], "difficulty": {"networks": 1, "epochs": 1}},
             buffer={"snapshots": "all", "segment": 1},
-            distill={"iterations": 2, "syn_steps": 2, "max_start_epoch": 1, "validate": {"every": 2, "networks": 1, "epochs": 2}},
+            distill={
+                "iterations": 2,
+                "syn_steps": 2,
+                "max_start_epoch": 1,
+                "start_epochs": {"floor": 0, "first": "all"},
+                "validate": {"every": 2, "networks": 1, "epochs": 2},
+            },
             baseline={"ipc": min(distill["ipc"], 2)},
             architectures=["ConvNet"],
             evaluate={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
             whole={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
         )
         batch = distill["batch_syn"]
-        self.set(distill={"ipc": min(distill["ipc"], 2), "batch_syn": batch if batch == "all" else 5})
+        self.set(
+            distill={
+                "validate": {"every": 2, "networks": 1, "epochs": 2},
+                "ipc": min(distill["ipc"], 2),
+                "batch_syn": batch if batch == "all" else 5,
+            }
+        )
 
     def command(self, stage, **item):
         """As dvc.yaml has it, but for where raw images lie."""
@@ -165,9 +178,9 @@ def pairs(changes, values):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_recipe_holds_what_differs_from_the_default_and_no_more(name):
-    default = yaml.safe_load((ROOT / "recipes/default.yaml").read_text())
-    assert all(change != value for change, value in pairs(CHANGES[name], default))
+def test_a_recipe_holds_what_differs_from_its_base_and_no_more(name):
+    """The default, where it names none."""
+    assert all(change != value for change, value in pairs(CHANGES[name], recipes.merged(BASES[name])))
     assert all(found == change for change, found in pairs(CHANGES[name], recipes.merged(name)))
 
 

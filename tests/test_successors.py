@@ -1,0 +1,279 @@
+"""Ideas since the paper, through the stages: each does what its parameter says, and its default leaves the paper's method as it is."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from mtt import difficulty, imageset, tensorfile, trajectory
+from mtt.buffer import Buffer
+from mtt.convnet import ConvNet
+from mtt.functional import set_parameters
+from stages import buffer, check
+
+
+@pytest.fixture
+def run(make_run):
+    """A run whose images are prepared, of quick distillations."""
+    run = make_run()
+    run("prepare")
+    run.set(distill={"validate": {"every": 0}})
+    return run
+
+
+@pytest.fixture
+def ready(run):
+    """A run whose buffer is there."""
+    run("experts")
+    run("buffer")
+    return run
+
+
+def distilled(run, **changes):
+    """The set of a distillation with these changes."""
+    run.set(distill=changes)
+    run("distill")
+    return imageset.load("data/distilled/set.safetensors")
+
+
+def curve():
+    return pd.read_csv("results/distill/curves.csv")
+
+
+def thetas(folder="data/experts"):
+    return [trajectory.load(f"{folder}/000{number}.safetensors")[:] for number in range(2)]
+
+
+def test_experts_by_gsam_with_rho_0_are_those_by_sgd_and_with_another_rho_are_not(run):
+    run("experts")
+    plain = thetas()
+    for rho, equal in ((0.0, True), (0.1, False)):
+        run.set(experts={"optimizer": "gsam", "rho": rho})
+        run("experts")
+        for own, other in zip(thetas(), plain, strict=True):
+            assert torch.equal(own, other) == equal
+
+
+def test_experts_by_difficulty_see_the_easiest_of_each_class_by_errors_measured_once(run, capsys):
+    """Three quarters of the images in the first epoch: fewer steps, and other parameters."""
+    run("experts")
+    plain = thetas()
+    run.set(experts={"order": "difficulty", "difficulty": {"networks": 2, "epochs": 1}})
+    run("experts")
+    assert not torch.equal(thetas()[0][1], plain[0][1])
+    (path,) = run.folder.glob("work/experts/*/difficulty.errors")
+    measured, train = tensorfile.load(path, "difficulty")[0]["errors"], imageset.load("data/prepared/train.safetensors")
+    assert len(measured) == len(train.images)
+    assert measured.min() >= 0
+    assert measured.max() <= 2**0.5
+    seen = difficulty.among(difficulty.ranked(measured, train.labels), 0, 20)
+    steps = sum(-(-len(difficulty.among(difficulty.ranked(measured, train.labels), epoch, 20)) // 64) for epoch in range(3))
+    assert len(seen) < 0.76 * len(train.images)
+    assert f"{2 * steps}/{2 * steps}" in capsys.readouterr().err
+    stamp = path.stat().st_mtime_ns
+    run.set(experts={"count": 3})
+    run("experts")
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_way_points_are_few_rows_and_at_full_number_the_same_segments(ready):
+    whole = Buffer("data/buffer")
+    wanted = [whole.segment(1, start, 2) for start in range(2)]
+    size = sum(file["bytes"] for file in whole.index["files"])
+    ready.set(buffer={"waypoints": 4})
+    ready("buffer")
+    full = Buffer("data/buffer")
+    for start, rows in enumerate(wanted):
+        assert all(torch.equal(own, row) for own, row in zip(full.segment(1, start, 2), rows, strict=True))
+    ready.set(buffer={"waypoints": 2})
+    ready("buffer")
+    few = Buffer("data/buffer")
+    assert sum(file["bytes"] for file in few.index["files"]) < 0.6 * size
+    assert few.index["waypoints"] == [0, 3]
+    start, end = few.segment(0, 0.0, 3)
+    assert torch.equal(start, thetas()[0][0])
+    assert torch.equal(end, thetas()[0][3])
+    middle = few.segment(0, 1.5, 1)[0]
+    assert 0 < float((middle - start).norm()) < float((end - start).norm())
+
+
+def test_a_distillation_from_way_points_starts_anywhere_between_epochs(ready):
+    ready.set(buffer={"waypoints": 3}, distill={"max_start_epoch": 1})
+    check.main()
+    ready("buffer")
+    assert distilled(ready).images.isfinite().all()
+    starts = curve().start_epoch
+    assert starts.between(0, 1, inclusive="left").all()
+    assert starts.nunique() == 4
+
+
+def test_way_points_that_do_not_fit_are_refused_by_name(ready):
+    ready.set(buffer={"waypoints": 3})
+    ready("buffer")
+    with pytest.raises(ValueError, match="data/buffer: found 4 snapshots; wanted .* = 4, and 1 where there are way"):
+        ready("distill")
+    with pytest.raises(ValueError, match="0000.safetensors: found way-points of a trajectory; wanted all its snapshots"):
+        buffer.main("data/buffer", "data/again", "again.csv")
+
+
+def test_a_damaged_way_point_file_is_refused(ready):
+    ready.set(buffer={"waypoints": 3}, distill={"max_start_epoch": 1})
+    ready("buffer")
+    path = "data/buffer/0000.safetensors"
+    tensors, header = tensorfile.load(path, "trajectory")
+    for change, says in (
+        ({"waypoints": [0, 3, 2]}, r"found waypoints \[0, 3, 2\]; wanted one for each row of theta, from 0 on, in order"),
+        ({"waypoints": [0, 2]}, r"found waypoints \[0, 2\]; wanted one for each row"),
+        ({"waypoints": [0, 2, 5]}, "found way-points without their progress"),
+    ):
+        tensorfile.save("bad.safetensors", tensors, {**header, **change})
+        with pytest.raises(ValueError, match=f"bad.safetensors: {says}"):
+            trajectory.load("bad.safetensors")
+    index = json.loads((ready.folder / "data/buffer/index.json").read_text())
+    (ready.folder / "data/buffer/index.json").write_text(json.dumps({**index, "waypoints": [0, 1, 3]}))
+    with pytest.raises(ValueError, match=r"0000.safetensors: found waypoints \[0, 2, 3\]; wanted \[0, 1, 3\], as the index says"):
+        Buffer("data/buffer")
+
+
+def test_the_truncated_gradient_and_the_deeper_layers_alone_lead_elsewhere(ready):
+    """From the same first loss where the loss is the same, and from another where only a part is matched."""
+    plain, losses = distilled(ready).images, curve().loss
+    assert not torch.equal(distilled(ready, gradient="truncated").images, plain)
+    assert curve().loss[0] == losses[0]
+    assert not torch.equal(distilled(ready, gradient="exact", layers=0.5).images, plain)
+    assert curve().loss[0] != losses[0]
+
+
+def test_nearest_has_no_larger_distance_where_the_last_step_is_too_far(ready):
+    """A step size that is far too large: the nearest step is the first."""
+    distilled(ready, lr_init=1.0, lr_lr=0.0, iterations=1)
+    last = curve().loss[0]
+    distilled(ready, stop="nearest")
+    assert curve().loss[0] < last
+
+
+def test_the_average_of_the_images_is_what_is_kept(ready):
+    """Of the iterates of the same run, weighed .9^2, .9 and 1."""
+    iterates = [distilled(ready, iterations=number).images for number in (1, 2, 3)]
+    found = distilled(ready, ema=0.9, iterations=3).images
+    weights = torch.tensor([0.81, 0.9, 1.0])
+    assert torch.allclose(found, sum(w * x for w, x in zip(weights / weights.sum(), iterates, strict=True)), atol=1e-5)
+
+
+def network(train, theta):
+    """A network of the tiny run with these parameters."""
+    return set_parameters(ConvNet(*train.images.shape[1:3], len(train.classes), 4, 2), theta)
+
+
+@pytest.mark.parametrize("labels", ["teacher", "learned"])
+def test_soft_labels_travel_in_the_set_file_and_are_used_by_evaluation(ready, labels):
+    """Rows of probabilities; another score than with the classes alone."""
+    found = distilled(ready, labels=labels, validate={"every": 2})
+    assert found.labels.shape == (10, 10)
+    assert torch.allclose(found.labels.sum(1), torch.ones(10))
+    ready("evaluate", method="distilled")
+    scores = json.loads((ready.folder / "results/scores/distilled-ConvNet.json").read_text())
+    assert scores["soft"]
+    found.labels = torch.arange(10)
+    found.save("data/distilled/set.safetensors")
+    ready("evaluate", method="distilled")
+    hard = json.loads((ready.folder / "results/scores/distilled-ConvNet.json").read_text())
+    assert not hard["soft"]
+    assert scores["validation"] != hard["validation"] or scores["accuracies"] != hard["accuracies"]
+
+
+def test_kept_with_a_teacher_is_what_all_experts_see_at_the_last_target_epoch(ready):
+    found, train = distilled(ready, labels="teacher"), imageset.load("data/prepared/train.safetensors")
+    with torch.no_grad():
+        wanted = sum(network(train, rows[3])(found.images).softmax(1) for rows in thetas()) / 2
+    assert torch.allclose(found.labels, wanted, atol=1e-5)
+
+
+def test_learned_labels_are_learned(ready):
+    """At the rate 0 they stay what they began as, at another they move; and the images with them."""
+    still = distilled(ready, labels="learned", lr_label=0.0)
+    moved = distilled(ready, lr_label=5.0)
+    assert not torch.equal(still.labels, moved.labels)
+    assert not torch.equal(still.images, moved.images)
+    assert torch.equal(still.labels.argmax(1), torch.arange(10)), "an image that no expert is right on keeps its class"
+
+
+def test_a_distillation_with_labels_average_and_momenta_goes_on_as_in_one_go(ready):
+    changes = {"labels": "learned", "ema": 0.9, "start_epochs": {"first": 1, "growing": 3}, "validate": {"every": 2}}
+    distilled(ready, **changes)
+    wanted = ready.files("data/distilled/*") | ready.files("results/distill/*")
+    for path in ready.folder.glob("work/distill/*/*"):
+        path.unlink()
+    distilled(ready, iterations=2)
+    distilled(ready, iterations=4)
+    assert ready.files("data/distilled/*") | ready.files("results/distill/*") == wanted
+
+
+def test_two_ranks_give_the_labels_of_one(ready, monkeypatch):
+    one = distilled(ready, labels="learned", segments=2)
+    monkeypatch.setenv("MTT_RANKS", "1")
+    assert torch.equal(distilled(ready).labels, one.labels)
+
+
+def test_the_range_of_start_epochs_grows_and_has_a_floor(ready):
+    distilled(ready, iterations=40, syn_steps=1, start_epochs={"first": 1, "growing": 30})
+    starts = curve().start_epoch
+    assert set(starts[:30]) == {0}
+    assert set(starts[30:]) == {0, 1}
+    distilled(ready, start_epochs={"first": "all", "floor": 1})
+    assert set(curve().start_epoch) == {1}
+
+
+def test_an_iteration_whose_loss_is_above_the_threshold_changes_nothing(ready):
+    """Its loss stands in the curve all the same."""
+    start = distilled(ready, iterations=4, start_epochs={"threshold": 1e-9})
+    assert len(curve()) == 4
+    real = imageset.load("data/prepared/train.safetensors").normalised()
+    assert all((real == image).flatten(1).all(1).any() for image in start.images)
+    assert start.learning_rate == pytest.approx(0.02)
+    assert not torch.equal(distilled(ready, start_epochs={"threshold": 100.0}).images, start.images)
+
+
+def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready):
+    ready.set(experts={"epochs": 12})
+    ready("experts")
+    ready("buffer")
+    found, train = (
+        distilled(ready, start_images="right", start_epochs={"threshold": 1e-9}),
+        imageset.load("data/prepared/train.safetensors"),
+    )
+    assert found.labels.tolist() == list(range(10))
+    real = train.normalised()
+    assert all((real == image).flatten(1).all(1).any() for image in found.images)
+    with torch.no_grad():
+        seen = torch.stack([network(train, rows[-1])(found.images).argmax(1) == found.labels for rows in thetas()])
+    assert seen.any(0).all()
+    right = network(train, thetas()[0][-1])(real).argmax(1) == train.labels
+    assert all(seen[0, label] for label in range(10) if right[train.labels == label].any())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"distill": {"start_epochs": {"first": 9}}}, "distill.start_epochs.first = 9; wanted at most distill.max_start_epoch = 2"),
+        ({"distill": {"start_epochs": {"floor": 2}}}, "distill.start_epochs.floor = 2; wanted less than 2"),
+        ({"distill": {"start_epochs": {"first": 1, "floor": 1}}}, "distill.start_epochs.floor = 1; wanted less than 1"),
+        ({"distill": {"layers": 0.5, "loss": "task"}}, "distill.layers = 0.5; wanted 0 with distill.loss = task"),
+        ({"distill": {"layers": 1.0}}, "distill.layers = 1.0: Input should be less than 1"),
+        ({"distill": {"stop": "nearest", "loss": "task"}}, "distill.stop = 'nearest'; wanted last with distill.loss = task"),
+        ({"distill": {"start_images": "right", "start": "noise"}}, "distill.start_images = 'right'; wanted any with distill.start = noise"),
+        ({"distill": {"labels": "learned", "canvas_size": 2}}, "distill.labels = 'learned'; wanted hard with distill.canvas_size > 1"),
+        ({"distill": {"start_images": "right", "canvas_size": 2}}, "distill.start_images = 'right'; wanted any with distill.canvas_size"),
+        ({"distill": {"ema": 1.0}}, "distill.ema = 1.0: Input should be less than 1"),
+        ({"experts": {"optimizer": "adam"}}, "experts.optimizer = 'adam': Input should be 'sgd' or 'gsam'"),
+        ({"buffer": {"waypoints": 9}, "distill": {"max_start_epoch": 1}}, "buffer.waypoints = 9; wanted at most the 4 snapshots"),
+        ({"buffer": {"waypoints": 4}}, "experts.epochs = 3; wanted at least distill.max_start_epoch + distill.expert_epochs = 4"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(make_run, changes, says):
+    run = make_run()
+    run.set(**changes)
+    with pytest.raises(ValueError, match=f"^params.yaml: {re.escape(says)}[^\n]*$"):
+        check.main()
