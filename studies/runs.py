@@ -15,15 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 import yaml
 from ruamel.yaml import YAML
 
-from mtt import store
+from mtt import imageset, store
 from mtt.files import write
 from recipes.__main__ import merged, update
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+COLUMNS = ["test", "test_best_rate", "validation", "loss", "step_size", "likeness"]  # of a distilled set
 
 
 def parameters(recipe, settings):
@@ -68,6 +70,44 @@ def stage(name, method="distilled", architecture="ConvNet", work=None):
         line = line.replace(f"${{{key}}}", str(value))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MTT_WORK": str(work or os.environ.get("MTT_WORK") or ROOT / ".work")}
     subprocess.run([sys.executable, *line.split()[2:]], env=environment, check=True)
+
+
+def score(recipe, settings, seed, folder):
+    """Distil by this recipe, settings and seed, and give what is in COLUMNS; nothing where the loss was no longer finite."""
+    with inside(folder, parameters(recipe, {**settings, "distill.seed": seed})):
+        for name in ("prepare", "experts", "buffer"):
+            stage(name)
+        try:
+            stage("distill")
+        except subprocess.CalledProcessError as error:
+            if error.returncode != 1:  # killed or interrupted: no result; a stage that refuses says why and ends with 1
+                raise
+            return {}
+        stage("evaluate")
+        cell = json.loads(Path("results/scores/distilled-ConvNet.json").read_text())
+        metrics = json.loads(Path("results/distill/metrics.json").read_text())
+        found = {"test": cell["mean"], "test_best_rate": cell["best_rate"]["mean"], "validation": metrics["validation_accuracy"]}
+        found |= {key: metrics[key] for key in ("loss", "step_size")}
+        return found | {"likeness": likeness(imageset.load("data/distilled/set.safetensors"))}
+
+
+def likeness(found):
+    """The mean correlation of two images of one class, over all pairs and classes; None at one image per class."""
+    pairs = []
+    for several in found.images.flatten(1).chunk(len(found.classes)):  # class by class, as a distillation begins them
+        if len(several) > 1:
+            pairs.append(several.corrcoef()[*torch.triu_indices(len(several), len(several), 1)])
+    return float(torch.cat(pairs).mean()) if pairs else None
+
+
+def table(named, head):
+    """Markdown of {name: its rows}: mean and deviation over seeds of the mean over networks."""
+    lines = [[head, "test %", "at the best rate", "validation %", "loss", "step size", "likeness"]]
+    lines.append(["---"] * len(lines[0]))
+    for name, rows in named.items():
+        means = [pd.to_numeric(rows[column]).mean() for column in COLUMNS[3:]]
+        lines.append([name, *(spread(rows[column]) for column in COLUMNS[:3]), *("" if pd.isna(mean) else f"{mean:.3g}" for mean in means)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 class Table:

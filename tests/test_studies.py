@@ -50,7 +50,7 @@ def test_the_commands_of_the_page_queue_every_run_of_its_tables_and_no_other():
 
 
 def test_the_tables_of_the_page_are_those_of_the_committed_rows():
-    kept = Table(runs.RESULTS / "ablations.csv", ["settings", "seed"], ablations.COLUMNS)
+    kept = Table(runs.RESULTS / "ablations.csv", ["settings", "seed"], runs.COLUMNS)
     assert runs.shown(PAGE, ablations.tables(kept)) == PAGE
     assert set(kept.rows.settings) <= set(RUNS)
 
@@ -103,9 +103,9 @@ def test_images_that_are_one_are_alike_and_those_of_noise_are_not():
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 0, 1, 1])
     about = "digits", ["a", "b"], [0.0], [1.0]
-    assert ablations.likeness(ImageSet(x[:1].expand(4, 1, 8, 8), labels, *about)) == pytest.approx(1)
-    assert abs(ablations.likeness(ImageSet(x, labels, *about))) < 0.4
-    assert ablations.likeness(ImageSet(x[:2], torch.tensor([0, 1]), *about)) is None
+    assert runs.likeness(ImageSet(x[:1].expand(4, 1, 8, 8), labels, *about)) == pytest.approx(1)
+    assert abs(runs.likeness(ImageSet(x, labels, *about))) < 0.4
+    assert runs.likeness(ImageSet(x[:2], torch.tensor([0, 1]), *about)) is None
 
 
 def test_a_walk_is_plain_gradient_descent():
@@ -121,11 +121,11 @@ def test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages(tmp_path, mon
     monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
     tiny = parameters("default", {"distill.start": "noise"})
     update(tiny, TINY, "")
-    monkeypatch.setattr(ablations, "parameters", lambda recipe, settings: tiny)
-    found = ablations.score({"distill.start": "noise"}, 0, tmp_path / "run")
+    monkeypatch.setattr(runs, "parameters", lambda recipe, settings: tiny)
+    found = runs.score("default", {"distill.start": "noise"}, 0, tmp_path / "run")
     tiny["distill"]["lr_img"] = 1e30
-    assert ablations.score({}, 0, tmp_path / "run") == {}
-    assert found.keys() == set(ablations.COLUMNS)
+    assert runs.score("default", {}, 0, tmp_path / "run") == {}
+    assert found.keys() == set(runs.COLUMNS)
     assert 0 <= found["test"] <= 1
     assert yaml.safe_load((tmp_path / "run/params.yaml").read_text())["distill"]["start"] == "noise"
 
@@ -137,4 +137,4 @@ def test_an_ablation_that_is_killed_leaves_no_row(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, "stage", killed)
     with pytest.raises(subprocess.CalledProcessError):
-        ablations.score({}, 0, tmp_path / "run")
+        runs.score("default", {}, 0, tmp_path / "run")
