@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check bench growth ablations comparison recipe prune push pull publish
+.PHONY: help repro test check bench growth ablations comparison successors truncation recipe prune push pull publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -28,6 +28,12 @@ ablations: .venv/runtime  ## run what docs/ablations.md has no row of yet, all o
 
 comparison: .venv/runtime  ## the same of the comparison with other methods (RESULTS.md): results/comparison.csv
 	python -m studies.comparison $(NAME)
+
+successors: .venv/runtime  ## the same of the ideas since the paper (docs/successors.md): results/successors.csv
+	python -m studies.successors $(if $(NAME),"$(NAME)")
+
+truncation: .venv/development  ## how wrong the truncated gradient is (docs/successors.md): a table and a plot
+	python -m studies.truncation
 
 recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml

@@ -1,0 +1,82 @@
+"""Ideas since the paper, each alone on its method: `make successors` runs what has no row in results/successors.csv.
+
+docs/successors.md has the table; `python -m studies.successors CASE...` runs these alone. The budget is the case's: as many
+iterations for each idea as for MTT, and experts of as many epochs.
+"""
+
+import sys
+
+from studies import runs
+from studies.runs import RESULTS, ROOT, Table
+
+SEEDS = (0, 1, 2)
+PAGE = ROOT / "docs/successors.md"
+# Each case: the recipe, differences from it, T+ and the number of iterations, by which ideas that have a length are scaled.
+CASES = {
+    "digits, 1": ("default", {}, 8, 200),
+    "digits, 10": ("digits-ipc10", {}, 8, 200),
+    "digits, 50": ("digits-ipc50", {}, 8, 200),
+    "Fashion-MNIST, 1": ("fashion-mnist-ipc1-cpu", {"network.width": 32}, 3, 300),
+    "Fashion-MNIST, 10": (
+        "fashion-mnist-ipc1-cpu",
+        {
+            "network.width": 32, "distill.ipc": 10, "baseline.ipc": 10, "experts.epochs": 11,
+            "distill.max_start_epoch": 10, "distill.iterations": 100, "distill.lr_img": 1000.0,
+        },
+        10, 100,
+    ),
+}  # fmt: skip
+
+
+def ideas(last, iterations):
+    """{name: settings} of each idea where T+ is `last`. Published lengths are of 5,000 iterations and 50 epochs: scaled."""
+    return {
+        "MTT": {},
+        "FTD: experts by GSAM": {"experts.optimizer": "gsam"},
+        "FTD: average of the images": {"distill.ema": 1 - 4 / iterations},
+        "TESLA: truncated gradient": {"distill.gradient": "truncated"},
+        "TESLA: labels of the target expert": {"distill.labels": "teacher"},
+        "DATM: learned labels": {"distill.labels": "learned"},
+        "DATM: images that experts are right on": {"distill.start_images": "right"},
+        "DATM: range of start epochs that grows": {
+            "distill.start_epochs.first": -(-last // 2), "distill.start_epochs.growing": iterations // 2,
+            "distill.start_epochs.threshold": 1.0,
+        },
+        "ATT: nearest step": {"distill.stop": "nearest"},
+        "PAD: deeper layers": {"distill.layers": 0.25},
+        "PAD: images by difficulty": {
+            "experts.order": "difficulty", "experts.difficulty.epochs": 3, "experts.difficulty.growing": -(-last // 2),
+        },
+        "MCT: four way-points": {"buffer.waypoints": 4},
+    }  # fmt: skip
+
+
+def settings(case, idea):
+    """The recipe, and the settings of an idea in a case."""
+    recipe, own, last, iterations = CASES[case]
+    found = own | ideas(last, iterations)[idea]
+    if "buffer.waypoints" in found:  # which are read up to T+ + M
+        found["experts.epochs"] = own.get("experts.epochs", runs.parameters(recipe, {})["experts"]["epochs"]) + 1
+    return recipe, found
+
+
+def tables(kept):
+    """{case: its Markdown}."""
+    return {case: runs.table({idea: kept.of(case=case, idea=idea) for idea in ideas(1, 1)}, "idea") for case in CASES}
+
+
+def main(*names):
+    """Run what is missing of these cases, by default all, seed by seed; each row is written when it is there."""
+    kept = Table(RESULTS / "successors.csv", ["case", "idea", "seed"], runs.COLUMNS)
+    for seed in SEEDS:
+        for case in names or CASES:
+            for idea in ideas(1, 1):
+                if kept.of(case=case, idea=idea, seed=seed).empty:
+                    print(f"{case}, {idea}, seed {seed}", flush=True)
+                    found = runs.score(*settings(case, idea), seed, ROOT / ".work/studies/successors")
+                    kept.add({"case": case, "idea": idea, "seed": seed, **found})
+                    runs.show(PAGE, tables(kept))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
