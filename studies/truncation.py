@@ -39,7 +39,7 @@ def seen(families, count, draws):
 
 
 def measure(found, buffer, families, last, n, rate):
-    """Medians over draws: ||truncated - exact|| / ||exact||, their cosine, ||truncated|| / ||exact||; and the step size's relative error."""
+    """Medians over draws: ||truncated - exact|| / ||exact||, their cosine, ||truncated|| / ||exact||; and the error of the step size's."""
     net = ConvNet(*buffer.index["shape"][:2], len(buffer.index["classes"]), **buffer.index["network"])
     loss, rows = as_function(net), []
     steps = Step(loss), Step(loss, truncated=True)
