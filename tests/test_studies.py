@@ -10,11 +10,13 @@ import torch
 import yaml
 from conftest import ROOT, TINY
 
+from mtt import imageset
+from mtt.buffer import Buffer
 from mtt.imageset import ImageSet
 from mtt.unroll import Step
 from recipes.__main__ import update
 from stages import check
-from studies import ablations, comparison, probes, runs
+from studies import ablations, comparison, probes, runs, successors, truncation
 from studies.runs import Table, parameters, words
 
 PAGE = (ROOT / "docs/ablations.md").read_text()
@@ -33,6 +35,42 @@ def test_every_case_of_the_comparison_passes_the_check(tmp_path, monkeypatch):
     for (recipe, ipc), settings in comparison.CASES.items():
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters(recipe, {**settings, "distill.ipc": ipc, "baseline.ipc": ipc})))
         check.main()
+
+
+@pytest.mark.parametrize("case", successors.CASES)
+def test_every_idea_of_every_case_passes_the_check(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for idea in successors.ideas(1, 1):
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters(*successors.settings(case, idea))))
+        check.main()
+
+
+def test_the_tables_of_the_ideas_are_those_of_the_committed_rows():
+    page = successors.PAGE.read_text()
+    kept = Table(runs.RESULTS / "successors.csv", ["case", "idea", "seed"], runs.COLUMNS)
+    assert runs.shown(page, successors.tables(kept)) == page
+    assert all(f"<!-- {case} -->" in page for case in successors.CASES)
+    assert set(zip(kept.rows.case, kept.rows.idea, strict=True)) <= set(itertools.product(successors.CASES, successors.ideas(1, 1)))
+
+
+def test_the_table_of_the_truncated_gradient_is_that_of_the_committed_rows():
+    page = successors.PAGE.read_text()
+    kept = Table(runs.RESULTS / "truncation.csv", ["case", "iteration", "steps", "rate"], truncation.COLUMNS)
+    assert runs.shown(page, {"truncation": truncation.table(kept)}) == page
+
+
+@pytest.mark.slow
+def test_the_truncated_gradient_nears_the_exact_one_as_the_steps_become_few_and_small(make_run):
+    """Its error goes with alpha N; with a single step it is none."""
+    run = make_run()
+    for stage in ("prepare", "experts", "buffer", "distill"):
+        run(stage)
+    found, buffer = imageset.load("data/distilled/last.safetensors"), Buffer("data/buffer")
+    each = {(n, rate): truncation.measure(found, buffer, ["crop"], 2, n, rate) for n, rate in ((1, 0.1), (4, 0.001), (4, 0.01), (4, 0.1))}
+    assert each[1, 0.1]["error"] < 1e-5
+    assert each[1, 0.1]["cosine"] == pytest.approx(1, abs=1e-5)
+    assert each[4, 0.001]["error"] < 0.2 * each[4, 0.01]["error"] < 0.2 * each[4, 0.1]["error"]
+    assert each[4, 0.1]["cosine"] < each[4, 0.01]["cosine"]
 
 
 def expanded(command):
