@@ -1,4 +1,4 @@
-"""Which images an expert sees in which epoch: the easy ones first, the easiest not late (PAD, Li et al. 2024)."""
+"""Which images an expert sees in which epoch: the easy ones first, later without the easiest (PAD, Li et al. 2024)."""
 
 import torch
 import torch.nn.functional as F

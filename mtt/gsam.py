@@ -18,8 +18,8 @@ def flattening(gradient, rho, alpha):
     """
 
     def direction(theta, x, y):
-        loss, g = gradient(theta, x, y)
-        g, w = g.clone(), theta.detach().clone()
+        loss, g = [value.clone() for value in gradient(theta, x, y)]  # both are overwritten where kernels are captured as one graph
+        w = theta.detach().clone()
         theta.data.add_(rho * w.square() * g / ((w.abs() * g).norm(dim=1, keepdim=True) + TINY))
         h = gradient(theta, x, y)[1].clone()
         theta.data.copy_(w)

@@ -66,14 +66,14 @@ class Learned(Taught):
 
         Where none is, 0/0 in the paper: of all of them, the logits of its class and of the largest exchanged, so that its class is kept.
         """
-        every, rightly, count = 0, 0, 0
+        every, rightly, count, experts = 0, 0, 0, 0
         for theta in self.experts():
             logits = self.logits(x, theta)
             right = (logits.argmax(1) == y)[:, None]
-            every, rightly, count = every + logits, rightly + logits * right, count + right
+            every, rightly, count, experts = every + logits, rightly + logits * right, count + right, experts + 1
         largest = every.max(1, keepdim=True)
         exchanged = every.scatter(1, largest.indices, every.gather(1, y[:, None])).scatter(1, y[:, None], largest.values)
-        return torch.where(count > 0, rightly / count.clamp(min=1), exchanged / sum(1 for _ in self.experts()))
+        return torch.where(count > 0, rightly / count.clamp(min=1), exchanged / experts)
 
     def seen(self, y, x, target):
         """(n, K)."""

@@ -47,9 +47,7 @@ class State:
     def step(self, slopes, rates, momenta, floor, decay=0.0):
         """SGD with momentum on those of x, y, alpha that the mapping `slopes` has; alpha stays at or above `floor`.
 
-        The average of the images follows: E <- d E + (1 - d) x with d = `decay` (FTD, Du et al. 2023), but corrected for its
-        start, as if E had been 0 before and were divided by 1 - d^t; uncorrected, the first images weigh 61 % after 5,000
-        iterations of d = 0.9999. With d = 0 it is x. Gives whether alpha was clamped.
+        Gives whether alpha was clamped. The average of the images follows.
 
         Raises ArithmeticError, and leaves the state as it was, where a number is no longer finite.
         """
@@ -62,13 +60,17 @@ class State:
         vars(self).update(changed)
         clamped = bool(self.alpha < floor)
         self.alpha = self.alpha.clamp(min=floor)
-        self.iteration += 1
-        self.average = self.average.lerp(self.x, (1 - decay) / (1 - decay**self.iteration))
+        self.skip(decay)
         return clamped
 
-    def skip(self):
-        """An iteration that changes nothing."""
+    def skip(self, decay=0.0):
+        """An iteration that changes nothing but its number, and the average of the images, in which they count once more.
+
+        E <- d E + (1 - d) x with d = `decay` (FTD, Du et al. 2023), but corrected for its start, as if E had been 0 before and were
+        divided by 1 - d^t; uncorrected, the first images weigh 61 % after 5,000 iterations of d = 0.9999. With d = 0 it is x.
+        """
         self.iteration += 1
+        self.average = self.average.lerp(self.x, (1 - decay) / (1 - decay**self.iteration))
 
     def score(self, score):
         """Note a score of the images (their average) as they stand, and keep them where it is the best so far."""

@@ -114,8 +114,9 @@ def _progress(path, about, places):
     if "progress" not in places or places["progress"][:2] != (torch.float32, wanted):
         raise ValueError(f"{path}: found way-points without their progress; wanted a tensor of that name, float32 {wanted}")
     found = tensorfile.read_rows(path, places["progress"], 0, wanted[0])
-    if not found.isfinite().all():
-        raise ValueError(f"{path}: found progress that is not finite; wanted numbers")
+    evenly = torch.arange(len(about.waypoints), dtype=torch.float32)[:, None].expand(-1, wanted[1])
+    if not ((found.diff(dim=0) >= 0).all() and torch.equal(found[about.waypoints], evenly)):
+        raise ValueError(f"{path}: found progress that is not from way-point to way-point; wanted it rising, and whole at each")
     return found
 
 

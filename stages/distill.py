@@ -169,18 +169,19 @@ def step_along(state, p, segments, values, slopes, folder):
     rates = {"x": p.lr_img, "alpha": p.lr_lr, "y": p.lr_label}
     momenta = {"x": p.momentum, "alpha": p.momentum, "y": p.momentum_label}
     clamped, threshold = False, p.start_epochs.threshold
+    skipped = threshold != "none" and float(values.mean()) > threshold
     try:
         if not values.isfinite().all():
             raise ArithmeticError("the loss is not finite")
-        if threshold != "none" and float(values.mean()) > threshold:
-            state.skip()
+        if skipped:
+            state.skip(p.ema)
         else:
             clamped = state.step(dict(zip(rates, slopes, strict=False)), rates, momenta, floor=p.lr_init / 100, decay=p.ema)
     except ArithmeticError as error:
         state.save(folder / "rolling.safetensors")
         raise run_away(state.iteration, segments, values, state.alpha, error) from None
     for (expert, start, _), value in zip(segments, values.tolist(), strict=True):
-        state.curve.append([state.iteration, expert, start, value, float(state.alpha), int(clamped)])
+        state.curve.append([state.iteration, expert, start, value, float(state.alpha), int(clamped), int(skipped)])
 
 
 def convnet(network, index):
@@ -270,7 +271,7 @@ def real(p, path, right, draws):
     if p.start_images == "right":
         chosen, lacking = starts.rightly(right(data), data.labels, len(data.classes), p.ipc, draws)
         if lacking:
-            print(f"warning: {lacking} of {len(chosen)} images to start from are such that no expert is right on")
+            print(f"warning: {lacking} of {len(chosen)} images to start from that no expert is right on")
     else:
         chosen = data.some(p.ipc * times**2, draws)
     return textures.tile(data.on("cpu")[chosen], times)
@@ -320,7 +321,7 @@ def finish(state, p, index, labels, images, out, last, curves, scores, metrics, 
     chosen = best[0] if best else final
     chosen.save(out)
     final.save(last)
-    curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped"])
+    curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped", "skipped"])
     scored = pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"])
     write(curves, curve.to_csv(index=False, float_format="%.6g"))
     write(scores, scored.to_csv(index=False, float_format="%.6g"))
@@ -329,6 +330,7 @@ def finish(state, p, index, labels, images, out, last, curves, scores, metrics, 
         "loss": recent.loss.mean(),
         "step_size": chosen.learning_rate,
         "clamped": int(curve.clamped.sum()),
+        "skipped": int(curve.skipped.sum()),
         "iterations": state.iteration,
     }
     if state.scores:

@@ -38,7 +38,7 @@ class Experts(Section):
     optimizer: Literal["sgd", "gsam"]  # gsam: SGD along gradients that lead to flat minima (FTD)
     rho: float = Field(ge=0)  # of gsam: how far it climbs; published: 0.01
     alpha: float = Field(ge=0)  # of gsam: the weight of the surrogate gap; published: 1, and 0.3
-    order: Literal["shuffled", "difficulty"]  # difficulty: the easy images first, the easiest not late (PAD)
+    order: Literal["shuffled", "difficulty"]  # difficulty: the easy images first, later without the easiest (PAD)
     difficulty: Difficulty
     seed: int = Field(ge=0)  # an expert's numbers are drawn from this and its index
 
@@ -66,10 +66,11 @@ def train_missing(missing, train, validation, folder, network, augmentation, p):
     """Train the experts of the list `missing`, side by side."""
     data, tasks = imageset.load(train), workers.groups(missing)
     steps = p.epochs * -(-len(data.images) // p.batch)
-    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], steps, p.batch)
+    gradients = steps * (2 if p.optimizer == "gsam" else 1)
+    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch)
     if p.order == "difficulty":
         measure(data, train, folder, network, augmentation, p)
-    steps = sum(lengths(among(data, folder, p), data, p))
+    steps = sum(lengths(ranked(data, folder, p), data, p))
     with workers.pool(len(tasks)) as each:
         each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
 
@@ -77,24 +78,34 @@ def train_missing(missing, train, validation, folder, network, augmentation, p):
 def measure(data, train, folder, network, augmentation, p):
     """Write how far networks err on each image into `folder`, once."""
     path, tasks = folder / ERRORS, list(range(p.difficulty.networks))
-    if not path.exists():
+    if not measured(path):
         steps = p.difficulty.epochs * -(-len(data.images) // p.batch)
         with workers.pool(len(tasks)) as each:
             found = each([partial(errors, train, network, augmentation, p)], tasks, "difficulty", steps)
         tensorfile.save(path, {"errors": torch.as_tensor(sum(map(found.get, tasks))) / len(tasks)}, {"kind": "difficulty"})
 
 
-def among(data, folder, p):
-    """The indices of the images that each epoch is over; None for all."""
-    if p.order == "shuffled":
-        return [None] * p.epochs
-    ranks = difficulty.ranked(tensorfile.load(folder / ERRORS, "difficulty")[0]["errors"], data.labels)
-    return [difficulty.among(ranks, number, p.difficulty.growing) for number in range(p.epochs)]
+def measured(path):
+    """Whether `path` holds the errors; what is broken there (a power cut) is measured again."""
+    try:
+        return path.exists() and bool(tensorfile.load(path, "difficulty"))
+    except ValueError:
+        return False
 
 
-def lengths(among, data, p):
+def ranked(data, folder, p):
+    """How hard each image is for its class (n,), or None where that does not matter."""
+    return None if p.order == "shuffled" else difficulty.ranked(tensorfile.load(folder / ERRORS, "difficulty")[0]["errors"], data.labels)
+
+
+def among(ranks, number, p):
+    """The indices of the images that epoch `number` is over; None for all."""
+    return None if ranks is None else difficulty.among(ranks, number, p.difficulty.growing)
+
+
+def lengths(ranks, data, p):
     """The steps of each epoch."""
-    return [-(-len(data.images if own is None else own) // p.batch) for own in among]
+    return [-(-len(data.images if ranks is None else among(ranks, number, p)) // p.batch) for number in range(p.epochs)]
 
 
 def errors(train, network, augmentation, p, number, _, tick):
@@ -189,11 +200,11 @@ def train_experts(train, validation, folder, network, augmentation, p, compiled,
     header = about(net, data, network, augmentation, p)
     optimizer = torch.optim.SGD([theta], p.learning_rate, fused=True)
     direction = gsam.flattening(gradient, p.rho, p.alpha) if p.optimizer == "gsam" else gradient
-    seen, augment = among(data, folder, p), partial(dsa.augment, families=augmentation.families)
-    tick(n=sum(lengths(seen[:first], data, p)))
+    ranks, augment = ranked(data, folder, p), partial(dsa.augment, families=augmentation.families)
+    tick(n=sum(lengths(ranks, data, p)[:first]))
     for number in range(first, p.epochs):
         draws = [generator("expert", p.seed, index, "epoch", number) for index in indices]
-        epoch(direction, theta, optimizer, x, y, p.batch, augment, draws, tick, among=seen[number])
+        epoch(direction, theta, optimizer, x, y, p.batch, augment, draws, tick, among=among(ranks, number, p))
         for way, parameters in zip(ways, theta.detach().to("cpu", copy=True), strict=True):
             way.follow(number + 1, parameters, score)
         if store.due(saved):

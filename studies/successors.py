@@ -1,7 +1,8 @@
-"""Ideas since the paper, each alone on its method: `make successors` runs what has no row in results/successors.csv.
+"""Ideas since the paper, each alone: `make successors` runs what has no row in results/successors.csv.
 
-docs/successors.md has the table; `python -m studies.successors CASE...` runs these alone. The budget is the case's: as many
-iterations for each idea as for MTT, and experts of as many epochs.
+docs/successors.md has the tables; `python -m studies.successors CASE...` runs these alone. The budget is the case's number of
+iterations, the same for each idea, and of expert epochs, but that way-points take one more, GSAM two gradients a step, and the
+order by difficulty three networks of three epochs.
 """
 
 import sys

@@ -80,7 +80,7 @@ def table(kept):
 
 
 def draw(kept, path):
-    """The error over alpha N, a line for each N, a panel for each case; at the start of the run dashed, at its end whole."""
+    """The error over alpha N, a line for each N, a panel for each case; after the first iteration dotted, after the last whole."""
     matplotlib.use("svg")
     matplotlib.rcParams |= {"svg.hashsalt": "truncation", "font.size": 9}
     from matplotlib import pyplot

@@ -38,7 +38,7 @@ def test_the_readme_names_the_size_of_what_is_published():
 
 def test_the_metrics_are_there_for_scripts():
     metrics = json.loads((ROOT / "results/distill/metrics.json").read_text())
-    assert {"loss", "step_size", "clamped", "iterations", "validation_accuracy", "best_iteration"} == set(metrics)
+    assert {"loss", "step_size", "clamped", "skipped", "iterations", "validation_accuracy", "best_iteration"} == set(metrics)
 
 
 def test_every_file_of_the_tree_in_the_readme_is_there():

@@ -48,19 +48,13 @@ class Small(Run):
                 "max_start_epoch": 1,
                 "start_epochs": {"floor": 0, "first": "all"},
                 "validate": {"every": 2, "networks": 1, "epochs": 2},
+                "ipc": min(distill["ipc"], 2),
+                "batch_syn": distill["batch_syn"] if distill["batch_syn"] == "all" else 5,
             },
             baseline={"ipc": min(distill["ipc"], 2)},
             architectures=["ConvNet"],
             evaluate={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
             whole={"networks": 1, "learning_rates": [0.01], "epochs": {"ConvNet": 2}},
-        )
-        batch = distill["batch_syn"]
-        self.set(
-            distill={
-                "validate": {"every": 2, "networks": 1, "epochs": 2},
-                "ipc": min(distill["ipc"], 2),
-                "batch_syn": batch if batch == "all" else 5,
-            }
         )
 
     def command(self, stage, **item):
@@ -175,6 +169,75 @@ def pairs(changes, values):
             yield from pairs(change, values[key])
         else:
             yield change, values[key]
+
+
+# As gathered from the publications: N, M, T+, synthetic batch, lr of pixels, of alpha, alpha_0, and what is the idea's own. Keys that a
+# publication leaves open stand as None.
+PUBLISHED = {
+    "cifar10-ipc1-ftd": (50, 2, 2, "all", 100, 1e-7, 0.01, {"ema": 0.9999}, {"alpha": 0.3}),
+    "cifar10-ipc10-ftd": (30, 2, 20, "all", 100, 1e-5, 0.001, {"ema": 0.9995}, {"alpha": 0.3}),
+    "cifar10-ipc50-ftd": (30, 2, 40, "all", 1000, 1e-5, 0.01, {"ema": 0.999}, {"alpha": 1.0}),
+    "cifar100-ipc1-ftd": (40, 3, 20, "all", 1000, 1e-5, 0.01, {"ema": 0.9995}, {"alpha": 1.0}),
+    "cifar100-ipc10-ftd": (20, 2, 40, "all", 1000, 1e-5, 0.01, {"ema": 0.9995}, {"alpha": 1.0}),
+    "cifar100-ipc50-ftd": (80, 2, 40, 1000, 1000, 1e-5, 0.01, {"ema": 0.999}, {"alpha": 1.0}),
+    "tiny-imagenet-ipc1-ftd": (30, 2, 10, "all", 10000, 1e-4, 0.01, {"ema": 0.999}, {"alpha": 1.0}),
+    "tiny-imagenet-ipc10-ftd": (20, 2, 40, 500, 10000, 1e-4, 0.01, {"ema": 0.999}, {"alpha": 1.0}),
+    "cifar10-ipc1-tesla": (50, 2, 5, "all", 500, 1e-7, 0.01, {"gradient": "truncated"}, {}),
+    "cifar10-ipc1-datm": (80, 2, 4, "all", 100, 1e-7, 0.01, {"lr_label": 5, "first": "all", "threshold": 1.1}, {"alpha": 0.3}),
+    "cifar10-ipc10-datm": (
+        80,
+        2,
+        20,
+        "all",
+        100,
+        1e-5,
+        0.01,
+        {"lr_label": 2, "first": 10, "growing": 1000, "threshold": 1},
+        {"alpha": 0.3},
+    ),
+    "cifar10-ipc50-datm": (
+        80,
+        2,
+        40,
+        "all",
+        1000,
+        1e-5,
+        0.01,
+        {"lr_label": 2, "first": 20, "growing": 2000, "threshold": 1},
+        {"alpha": 0.3},
+    ),
+    "cifar100-ipc1-datm": (40, 3, 20, "all", 1000, None, None, {"lr_label": 10, "first": 10}, {"epochs": 100}),
+    "cifar100-ipc10-datm": (80, 2, 50, 1000, 1000, None, None, {"first": 30}, {"epochs": 100}),
+    "cifar100-ipc50-datm": (80, 2, 70, 1000, 1000, None, None, {"floor": 20, "first": "all"}, {"epochs": 100}),
+    "cifar10-ipc1-att": (80, 4, 2, "all", 100, 1e-7, 0.01, {"stop": "nearest"}, {"batch": 512, "optimizer": "sgd"}),
+    "cifar10-ipc10-att": (30, 2, 20, "all", 10000, 1e-4, 0.01, {"stop": "nearest"}, {"batch": 512}),
+    "cifar10-ipc50-att": (50, 2, 40, "all", 100, 1e-5, 0.001, {"stop": "nearest"}, {"batch": 512}),
+    "cifar100-ipc1-att": (50, 4, 20, "all", 500, None, None, {"stop": "nearest"}, {"batch": 512}),
+    "cifar100-ipc10-att": (20, 2, 40, "all", 1000, None, None, {"stop": "nearest"}, {"batch": 512}),
+    "cifar100-ipc50-att": (80, 2, 40, 1200, 1000, None, None, {"stop": "nearest"}, {"batch": 512}),
+}
+DATM = {"labels": "learned", "momentum_label": 0.9, "start_images": "right", "iterations": 10000, "ema": 0.0}
+PAD = {"cifar10-ipc1": 0, "cifar10-ipc10": 0.25, "cifar10-ipc50": 0.25, "cifar100-ipc1": 0, "cifar100-ipc10": 0.25, "cifar100-ipc50": 0.5}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.rpartition("-")[2] in ("ftd", "tesla", "datm", "att", "pad")])
+def test_the_recipes_of_successors_have_the_published_settings(name):
+    base, _, idea = name.rpartition("-")
+    values = recipes.merged(name)
+    distill, experts = values["distill"], values["experts"]
+    if idea == "pad":
+        assert (distill["layers"], experts["order"], experts["difficulty"]["growing"]) == (PAD[base], "difficulty", 20)
+    n, m, last, batch, lr_img, lr_lr, lr_init, own, trained = PUBLISHED[f"{base}-datm" if idea == "pad" else name]
+    found = [distill[key] for key in ("syn_steps", "expert_epochs", "max_start_epoch", "batch_syn", "lr_img", "lr_lr", "lr_init")]
+    assert all(
+        value == wanted for value, wanted in zip(found, (n, m, last, batch, lr_img, lr_lr, lr_init), strict=True) if wanted is not None
+    )
+    assert {**distill, **distill["start_epochs"]}.items() >= own.items()
+    assert experts.items() >= trained.items()
+    if idea in ("datm", "pad"):
+        assert distill.items() >= DATM.items()
+    if idea in ("datm", "pad", "ftd"):
+        assert (experts["optimizer"], experts["rho"], experts["learning_rate"]) == ("gsam", 0.01, 0.01)
 
 
 @pytest.mark.parametrize("name", CHANGES)

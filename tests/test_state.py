@@ -63,11 +63,21 @@ def test_what_is_scored_and_kept_is_the_average():
 
 def test_an_iteration_that_is_skipped_changes_nothing_but_its_number():
     state = fresh()
-    step(state, decay=0.9)
+    step(state)
     before = {name: getattr(state, name).clone() for name in TENSORS}
     state.skip()
     assert state.iteration == 2
     assert all(torch.equal(getattr(state, name), value) for name, value in before.items())
+
+
+def test_iterates_that_were_skipped_count_in_the_average_as_others_do():
+    """After skips and a step the images before have the weight of the iterations that they stood."""
+    state, seen = fresh(), []
+    for seed, skipped in enumerate((True, True, False, True, False)):
+        state.skip(0.9) if skipped else step(state, seed, decay=0.9)
+        seen.append(state.x)
+    weights = 0.9 ** torch.arange(len(seen)).flip(0)
+    assert torch.allclose(state.average, (torch.stack(seen) * (weights / weights.sum()).view(-1, 1, 1, 1, 1)).sum(0), atol=1e-5)
 
 
 def test_the_step_size_is_clamped_at_the_floor_and_says_so():

@@ -57,6 +57,7 @@ def test_the_table_of_the_truncated_gradient_is_that_of_the_committed_rows():
     page = successors.PAGE.read_text()
     kept = Table(runs.RESULTS / "truncation.csv", ["case", "iteration", "steps", "rate"], truncation.COLUMNS)
     assert runs.shown(page, {"truncation": truncation.table(kept)}) == page
+    assert "<!-- truncation -->" in page
 
 
 @pytest.mark.slow

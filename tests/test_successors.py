@@ -1,11 +1,15 @@
 """Ideas since the paper, through the stages: each does what its parameter says, and its default leaves the paper's method as it is."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 from mtt import difficulty, imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
@@ -99,6 +103,16 @@ def test_way_points_are_few_rows_and_at_full_number_the_same_segments(ready):
     assert 0 < float((middle - start).norm()) < float((end - start).norm())
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 5e-4), ("bfloat16", 4e-3)])
+def test_way_points_are_rounded_as_snapshots_are(ready, dtype, error):
+    ready.set(buffer={"waypoints": 4, "dtype": dtype})
+    ready("buffer")
+    found = Buffer("data/buffer")
+    for own, wanted in zip(found.segment(0, 1, 1), thetas()[0][1:3], strict=True):
+        assert own.dtype == torch.float32
+        assert 0 < float((own - wanted).abs().max() / wanted.abs().max()) < error
+
+
 def test_a_distillation_from_way_points_starts_anywhere_between_epochs(ready):
     ready.set(buffer={"waypoints": 3}, distill={"max_start_epoch": 1})
     check.main()
@@ -185,6 +199,10 @@ def test_soft_labels_travel_in_the_set_file_and_are_used_by_evaluation(ready, la
 
 
 def test_kept_with_a_teacher_is_what_all_experts_see_at_the_last_target_epoch(ready):
+    """Which is not their last: they have one epoch more."""
+    ready.set(experts={"epochs": 4})
+    ready("experts")
+    ready("buffer")
     found, train = distilled(ready, labels="teacher"), imageset.load("data/prepared/train.safetensors")
     with torch.no_grad():
         wanted = sum(network(train, rows[3])(found.images).softmax(1) for rows in thetas()) / 2
@@ -211,10 +229,20 @@ def test_a_distillation_with_labels_average_and_momenta_goes_on_as_in_one_go(rea
     assert ready.files("data/distilled/*") | ready.files("results/distill/*") == wanted
 
 
-def test_two_ranks_give_the_labels_of_one(ready, monkeypatch):
-    one = distilled(ready, labels="learned", segments=2)
-    monkeypatch.setenv("MTT_RANKS", "1")
-    assert torch.equal(distilled(ready).labels, one.labels)
+def test_two_ranks_give_the_labels_and_averages_of_one(ready):
+    """Where an iteration's loss is the mean of its segments, some of whose are skipped; to 1e-5."""
+    ready.set(distill={"labels": "learned", "segments": 2, "ema": 0.9, "start_epochs": {"threshold": 0.98}})
+    each = []
+    for count in ("1", "2"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MTT_WORK": count, "MTT_RANKS": count}
+        command = [sys.executable, "-m", *ready.command("distill")]
+        subprocess.run(command, cwd=ready.folder, env=environment, check=True)
+        each.append((imageset.load("data/distilled/last.safetensors"), curve()))
+    (one, curves), (two, other) = each
+    assert curves.skipped.tolist() == other.skipped.tolist()
+    assert torch.allclose(one.labels, two.labels, atol=1e-5)
+    assert torch.allclose(one.images, two.images, atol=1e-5)
+    assert one.learning_rate == pytest.approx(two.learning_rate, abs=1e-6)
 
 
 def test_the_range_of_start_epochs_grows_and_has_a_floor(ready):
@@ -227,9 +255,10 @@ def test_the_range_of_start_epochs_grows_and_has_a_floor(ready):
 
 
 def test_an_iteration_whose_loss_is_above_the_threshold_changes_nothing(ready):
-    """Its loss stands in the curve all the same."""
+    """Its loss stands in the curve all the same, which says so, and so do the metrics."""
     start = distilled(ready, iterations=4, start_epochs={"threshold": 1e-9})
-    assert len(curve()) == 4
+    assert curve().skipped.tolist() == [1] * 4
+    assert json.loads((ready.folder / "results/distill/metrics.json").read_text())["skipped"] == 4
     real = imageset.load("data/prepared/train.safetensors").normalised()
     assert all((real == image).flatten(1).all(1).any() for image in start.images)
     assert start.learning_rate == pytest.approx(0.02)

@@ -211,12 +211,12 @@ def test_the_two_ways_to_a_pullback_are_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [10, 4])
-def test_compiled_the_gradient_is_the_same(batch):
+@pytest.mark.parametrize(("batch", "soft", "truncated"), [(10, False, False), (4, False, False), (4, True, False), (10, True, True)])
+def test_compiled_the_gradient_is_the_same(batch, soft, truncated):
     """To 1e-11 in float64; with mini-batches whose last chunk is shorter, and so not compiled; theta and target rows of a buffer."""
-    step, theta, target, *rest = setting(["crop"], batch)
-    found = match(Step(step.loss, compiled), *torch.stack([theta, target]), *rest)
-    for number, wanted in zip(found, match(step, theta, target, *rest), strict=True):
+    step, theta, target, *rest = setting(["crop"], batch, soft=soft)
+    found = match(Step(step.loss, compiled, truncated), *torch.stack([theta, target]), *rest)
+    for number, wanted in zip(found, match(Step(step.loss, truncated=truncated), theta, target, *rest), strict=True):
         assert relative(number, wanted) < 1e-11
 
 
