@@ -18,11 +18,12 @@ def test_the_table_is_that_of_the_committed_scores(name):
     assert found == report.markdown(pd.read_csv(ROOT / "results/scores.csv"))
 
 
-def test_the_table_of_fashion_mnist_is_that_of_its_published_set():
-    found = re.search("<!-- fashion -->\n(.*?)<!-- /fashion -->", (ROOT / "RESULTS.md").read_text(), re.S)[1]
-    about = json.loads((ROOT / "sets/fashion-mnist-ipc1-cpu.json").read_text())
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "sets").glob("*.safetensors")))
+def test_the_table_of_a_published_set_is_that_of_its_figures(name):
+    found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", (ROOT / "RESULTS.md").read_text(), re.S)[1]
+    about = json.loads((ROOT / f"sets/{name}.json").read_text())
     assert found == report.markdown(pd.DataFrame(about["scores"]))
-    assert imageset.load(ROOT / "sets/fashion-mnist-ipc1-cpu.safetensors").name == "FashionMNIST"
+    assert imageset.load(ROOT / f"sets/{name}.safetensors").learning_rate == pytest.approx(about["distill"]["step_size"])
 
 
 def test_the_default_reaches_ninety_percent_and_beats_random_images():
