@@ -42,7 +42,7 @@ class Buffer:
             found = "no such file" if size is None else f"{size} bytes"
             raise ValueError(f"{path}: found {found}; wanted {bytes} bytes, as the index says")
         expert, marks = trajectory.load(path), self.index.get("waypoints")
-        found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], len(marks or range(self.index["snapshots"])))
+        found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], len(marks) if marks else self.index["snapshots"])
         if found != wanted:
             raise ValueError(f"{path}: found a trajectory of another network or length; wanted {wanted[1]} snapshots of the index's layout")
         if expert.header.get("waypoints") != marks:

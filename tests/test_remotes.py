@@ -294,7 +294,9 @@ def test_the_published_remote_is_no_place_for_a_push(project, lab):
 def test_http_is_read_only_and_says_so(lab):
     author = lab.author.copy("writing")
     author.local(**lab.via(lab.port, "-new"))
-    assert "405" in author.dvc("push", fails=True)
+    found = author.dvc("push", fails=True)
+    assert f"failed to push data to the cloud - {len(lab.sent)} files failed to upload" in found
+    assert lab.objects(f"{lab.root}-new") == {}
 
 
 @on("http")
