@@ -7,6 +7,24 @@ from mtt import imageset
 from mtt.files import whole
 from mtt.vision import torchvision
 
+WIDEST = 20  # classes that stand side by side
+
+
+def order(found, most=None):
+    """Which images (m,) of an ImageSet a picture shows, row by row, and how many stand in a row.
+
+    Up to WIDEST classes: a column each. More: a row each, or rows of WIDEST where there is one image of each. With `most`, only
+    the first so many of each class. Where classes have different numbers, and where it can't be told, they stand one after another.
+    """
+    labels, k = found.labels, len(found.classes)
+    index = labels.argsort(stable=True) if labels.ndim == 1 else torch.arange(len(labels))  # as a distillation has them: class by class
+    if len(index) % k or (labels.ndim == 1 and len(labels.bincount(minlength=k).unique()) > 1):
+        return index, min(k, WIDEST)
+    index = index.view(k, -1)[:, :most]
+    if k > WIDEST:
+        return index.flatten(), index.shape[1] if index.shape[1] > 1 else WIDEST
+    return index.T.flatten(), k
+
 
 def shown(found, whitened=False):
     """Pictures (n, C, h, w) in [0, 1] of an ImageSet: in pixels, or as a network takes them, each from its least to its greatest number.
@@ -23,6 +41,12 @@ def stretched(images):
     return (images - least) / (greatest - least).clamp(min=1e-12)
 
 
+def save_set(path, found, most=None, whitened=False):
+    """Write a picture of an ImageSet to `path`; arguments as in order() and shown()."""
+    index, columns = order(found, most)
+    save_grid(path, shown(found, whitened)[index], columns)
+
+
 def save_grid(path, pixels, columns, side=64):
     """Write images (n, C, h, w) in [0, 1] as one PNG, `columns` to a row, each blown up to at least `side` pixels without smoothing."""
     times = max(1, -(-side // pixels.shape[-1]))
@@ -32,11 +56,10 @@ def save_grid(path, pixels, columns, side=64):
 
 
 def main(path, out, *flags):
-    """Write a picture of the set file `path` to `out`, as many images to a row as there are classes."""
+    """Write a picture of the set file `path` to `out`."""
     if set(flags) - {"--whitened"}:
         raise ValueError(f"the command line: found {' '.join(flags)}; wanted --whitened or nothing")
-    found = imageset.load(path)
-    save_grid(out, shown(found, bool(flags)), len(found.classes))
+    save_set(out, imageset.load(path), whitened=bool(flags))
 
 
 if __name__ == "__main__":

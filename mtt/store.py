@@ -94,6 +94,6 @@ def emptied(path):
     """The folder `path`, made where missing, without the files of this project that an earlier run left in it."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    for old in [*path.glob("*.safetensors"), *path.glob("index.json")]:
+    for old in [*path.glob("*.safetensors"), *path.glob("index.json"), *path.glob("*.png")]:
         old.unlink()
     return path

@@ -7,13 +7,13 @@ import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, objectives, pictures, ranks, starts, store, textures, trajectory
+from mtt import compiling, dsa, history, imageset, objectives, pictures, ranks, starts, store, textures, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.files import write
@@ -84,17 +84,33 @@ class Distill(Section):
     seed: int = Field(ge=0)
 
 
+class Outs(NamedTuple):
+    """Where the run leaves what: paths."""
+
+    best: str  # the set that is best on validation
+    last: str  # the last one
+    history: str  # a folder of pictures, NUMBER.png of the iteration: the first images of each class on their way
+    animation: str  # these, moving
+    curves: str
+    scores: str
+    metrics: str
+    picture: str  # of the best, in pixels
+    seen: str  # and as a network takes it
+
+
 LABELS = {"hard": Hard, "teacher": Taught, "learned": Learned}
+SHOWN = 100  # images of a picture on their way, at most, or one a class
 
 
-def main(buffer, images, validation, out, last, curves, scores, metrics, picture):
-    """Learn images and step size; write the best set on validation to `out`, the `last` one, curves, metrics and a picture."""
+def main(buffer, images, validation, *outs):
+    """Learn images and step size; write what `Outs` names."""
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("distill", Distill)
     end_with_parent(PARENT)
     keep_memory()
     experts, size = Buffer(buffer), ranks.count(p.segments)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
     used = checked(p, experts, network, families, images, validation)
+    about = described(p, experts.index, images)
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
     settings["distill"] = p.model_dump(by_alias=True, exclude={"iterations", "images"})
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
@@ -112,10 +128,10 @@ def main(buffer, images, validation, out, last, curves, scores, metrics, picture
         score = None
         if p.scoring.every and rank == 0:
             score = scoring(p, net, families, validation, how["compiled"])
-        end = objective(p, net, images)
-        learn(state, p, experts, net, families, labels, end, score, Path(folder), shown=rank == 0)
+        end, look = objective(p, net, images), partial(shoot, about, Path(folder, "history")) if rank == 0 else None
+        learn(state, p, experts, net, families, labels, end, score, look, Path(folder))
         if rank == 0:
-            finish(state, p, experts.index, labels, images, out, last, curves, scores, metrics, picture)
+            finish(state, p, about, labels, Path(folder, "history"), Outs(*outs))
 
 
 def checked(p, experts, network, families, images, validation):
@@ -132,8 +148,11 @@ def checked(p, experts, network, families, images, validation):
     return used
 
 
-def learn(state, p, experts, net, families, labels, end, score, folder, shown=True):
-    """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done."""
+def learn(state, p, experts, net, families, labels, end, score, look, folder):
+    """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done.
+
+    `score` the images, and `look` at them, where these are functions: in one rank.
+    """
     batch, saved = len(state.x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
     step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None, truncated=p.gradient == "truncated")
     first = int(p.layers * experts.parameters)
@@ -147,8 +166,10 @@ def learn(state, p, experts, net, families, labels, end, score, folder, shown=Tr
         value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
         return value, dx, dalpha, *labels.slope(state.y, *dy)
 
-    with bar(p.iterations, "distill", "iteration", state.iteration, shown) as progress:
+    with bar(p.iterations, "distill", "iteration", state.iteration, shown=bool(look)) as progress:
         for iteration in range(state.iteration, p.iterations):
+            if look and history.due(iteration):
+                look(state)
             segments = [segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
             values, *slopes = ranks.average(matched, segments)
             step_along(state, p, segments, values, slopes, folder)
@@ -160,6 +181,8 @@ def learn(state, p, experts, net, families, labels, end, score, folder, shown=Tr
             best = f", validation {state.scores[-1][1]:.3f}" if state.scores else ""
             progress.set_postfix_str(f"loss {float(values.mean()):.4f}, step size {float(state.alpha):.5f}{best}", refresh=False)
             progress.update()
+    if look:
+        look(state)
     state.save(folder / f"{p.iterations:06d}.safetensors")
     (folder / "rolling.safetensors").unlink(missing_ok=True)
 
@@ -310,25 +333,46 @@ def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
     return sum(scores) / len(scores)
 
 
-def finish(state, p, index, labels, images, out, last, curves, scores, metrics, picture):
-    """Write what the run leaves behind."""
+def described(p, index, images):
+    """What an ImageSet of learned images is but for them, their labels and the step size."""
     about = {key: index[key] for key in ("classes", "mean", "std")} | {"name": index["set"]}
     about["provenance"] = {"network": index["network"], "augmentation": index["augmentation"], "distill": p.model_dump(by_alias=True)}
     about["whitening"] = imageset.load(images).whitening if "whitening" in index else None
-    about |= {"canvas_size": p.canvas_size, "canvas_samples": p.canvas_samples}
+    return about | {"canvas_size": p.canvas_size, "canvas_samples": p.canvas_samples}
+
+
+def shoot(about, folder, state):
+    """Take a picture of the first images of each class as they stand, into `folder`."""
+    found = ImageSet(state.average.cpu(), state.y.cpu(), **about)
+    pictures.save_set(history.frame(folder, state.iteration), found, max(1, SHOWN // len(about["classes"])))
+
+
+def finish(state, p, about, labels, folder, outs):
+    """Write what the run leaves behind."""
     ends = [(state.average, state.y, state.alpha), *([(state.best_x, state.best_y, state.best_alpha)] if state.scores else [])]
     final, *best = [ImageSet(x.cpu(), labels.kept(y, x).cpu(), learning_rate=float(alpha), **about) for x, y, alpha in ends]
     chosen = best[0] if best else final
-    chosen.save(out)
-    final.save(last)
+    chosen.save(outs.best)
+    final.save(outs.last)
+    pictures.save_set(outs.picture, chosen)
+    pictures.save_set(outs.seen, chosen, whitened=True)
+    frames, shown = history.frames(folder, p.iterations), store.emptied(outs.history)
+    for frame in frames:
+        store.link(frame, shown / frame.name)
+    history.animate(outs.animation, frames)
+    write_curves(state, chosen.learning_rate, outs)
+
+
+def write_curves(state, step_size, outs):
+    """Write the history in numbers."""
     curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped", "skipped"])
     scored = pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"])
-    write(curves, curve.to_csv(index=False, float_format="%.6g"))
-    write(scores, scored.to_csv(index=False, float_format="%.6g"))
+    write(outs.curves, curve.to_csv(index=False, float_format="%.6g"))
+    write(outs.scores, scored.to_csv(index=False, float_format="%.6g"))
     recent = curve.tail(math.ceil(len(curve) / 10))
     numbers = {
         "loss": recent.loss.mean(),
-        "step_size": chosen.learning_rate,
+        "step_size": step_size,
         "clamped": int(curve.clamped.sum()),
         "skipped": int(curve.skipped.sum()),
         "iterations": state.iteration,
@@ -336,8 +380,7 @@ def finish(state, p, index, labels, images, out, last, curves, scores, metrics, 
     if state.scores:
         best, accuracy = max(state.scores, key=lambda row: row[1])
         numbers |= {"validation_accuracy": accuracy, "best_iteration": best}
-    write(metrics, json.dumps(numbers, indent=1) + "\n")
-    pictures.save_grid(picture, pictures.shown(chosen), len(index["classes"]))
+    write(outs.metrics, json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

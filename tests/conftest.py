@@ -67,7 +67,7 @@ class Run:
 
     def files(self, pattern):
         """{path: bytes} of what is there."""
-        return {path.relative_to(self.folder): path.read_bytes() for path in sorted(self.folder.glob(pattern))}
+        return {path.relative_to(self.folder): path.read_bytes() for path in sorted(self.folder.glob(pattern)) if path.is_file()}
 
 
 @pytest.fixture

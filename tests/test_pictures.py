@@ -60,3 +60,27 @@ def test_in_the_space_of_networks_each_image_goes_from_black_to_white(tmp_path):
     assert np.abs(tile[::8, ::8] - found[0, 0].numpy() * 255).max() <= 1
     with pytest.raises(ValueError, match="the command line: found --white; wanted --whitened or nothing"):
         pictures.main(tmp_path / "set.safetensors", tmp_path / "grid.png", "--white")
+
+
+def some(classes, labels):
+    """A set of one-pixel images with these labels."""
+    n = len(labels)
+    return ImageSet(torch.arange(n).float().view(n, 1, 1, 1), torch.tensor(labels), "toy", [str(k) for k in range(classes)], [0.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "most", "wanted", "columns"),
+    [
+        (3, [0, 0, 1, 1, 2, 2], None, [0, 2, 4, 1, 3, 5], 3),  # a column each
+        (3, [2, 0, 1, 0, 2, 1], None, [1, 2, 0, 3, 5, 4], 3),  # in whatever order they come
+        (3, [0, 0, 1, 1, 2, 2], 1, [0, 2, 4], 3),
+        (3, [0, 0, 1, 1, 2], None, [0, 1, 2, 3, 4], 3),  # of different numbers
+        (2, [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.0, 1.0]], None, [0, 2, 1, 3], 2),  # of soft labels
+        (21, [*range(21)], None, [*range(21)], 20),  # many classes
+        (21, [label // 3 for label in range(63)], 2, [3 * label + n for label in range(21) for n in (0, 1)], 2),  # a row each
+    ],
+    ids=["columns", "any order", "the first of each", "uneven", "soft", "many", "rows"],
+)
+def test_a_class_is_a_column_and_of_many_a_row(classes, labels, most, wanted, columns):
+    index, found = pictures.order(some(classes, labels), most)
+    assert (index.tolist(), found) == (wanted, columns)

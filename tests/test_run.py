@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -98,7 +100,10 @@ def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
     assert distilled.images.shape == (10, 1, 8, 8)
     assert distilled.learning_rate == json.loads((ready.folder / "results/distill/metrics.json").read_text())["step_size"]
     assert len(pd.read_csv("results/distill/curves.csv")) == 4
-    assert (ready.folder / "results/distill/images.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.stem for path in sorted(Path("data/distilled/history").iterdir())] == ["000000", "000001", "000002", "000003", "000004"]
+    for path in (*Path("results/distill").glob("*.png"), *Path("data/distilled/history").iterdir(), Path("data/distilled/learning.gif")):
+        with Image.open(path) as opened:
+            assert opened.size == (684, 72), path
 
 
 @contextmanager
@@ -242,22 +247,21 @@ def test_distill_and_evaluation_compiled_and_together_give_the_same(ready):
 def test_distill_goes_on_and_equals_a_run_in_one_go(ready):
     """2 -> 4 iterations goes on from 2; going back to 2 takes what was there."""
     ready("distill")
-    wanted = ready.files("data/distilled/*") | ready.files("results/distill/*")
-    for path in ready.folder.glob("work/distill/*/*"):
-        path.unlink()
+    wanted = ready.files("data/distilled/**/*") | ready.files("results/distill/*")
+    shutil.rmtree(ready.folder / "work/distill")
     ready.set(distill={"iterations": 2})
     ready("distill")
     assert len(pd.read_csv("results/distill/curves.csv")) == 2
     ready.set(distill={"iterations": 4})
     ready("distill")
-    assert ready.files("data/distilled/*") | ready.files("results/distill/*") == wanted
+    assert ready.files("data/distilled/**/*") | ready.files("results/distill/*") == wanted
 
 
 def test_a_killed_distill_resumes_from_its_last_checkpoint(ready):
     ready.set(distill={"iterations": 400, "validate": {"every": 0}})
     undisturbed = finished(start(ready, "distill", MTT_WORK=str(ready.folder / "undisturbed")))
     assert "going on" not in undisturbed
-    wanted = ready.files("data/distilled/*")
+    wanted = ready.files("data/distilled/**/*")
     ready.set(distill={"iterations": 100})
     finished(start(ready, "distill"))
     ready.set(distill={"iterations": 400})
@@ -266,7 +270,7 @@ def test_a_killed_distill_resumes_from_its_last_checkpoint(ready):
     process.kill()
     process.communicate()
     assert "going on from iteration" in finished(start(ready, "distill"))
-    assert ready.files("data/distilled/*") == wanted
+    assert ready.files("data/distilled/**/*") == wanted
 
 
 def test_distill_reads_no_test_image_and_with_noise_and_no_validation_no_real_image(ready):
@@ -412,7 +416,7 @@ def test_a_buffer_cut_to_what_is_read_distils_to_the_same_bytes(ready):
         ready.set(buffer={"snapshots": snapshots})
         for stage in ("experts", "buffer", "distill"):
             ready(stage)
-        found[snapshots] = ready.files("data/distilled/*"), sum(map(len, ready.files("data/buffer/*.safetensors").values()))
+        found[snapshots] = ready.files("data/distilled/**/*"), sum(map(len, ready.files("data/buffer/*.safetensors").values()))
     assert found["all"][0] == found[4][0]
     assert found[4][1] < 0.8 * found["all"][1]
 
