@@ -62,12 +62,12 @@ def huggingface(found, folder):
 
 
 def card(found):
-    """The dataset card: the features for the library; step size and normalisation for people."""
+    """The dataset card: the features (of a configuration: those of `dataset_info` are lost) for the library, and words for people."""
     names = {str(label): name for label, name in enumerate(found.classes)}
     features = [{"name": "image", "dtype": "image"}, {"name": "label", "dtype": {"class_label": {"names": names}}}]
     if found.labels.ndim > 1:
         features.append({"name": "probabilities", "sequence": "float32"})
-    head = {"dataset_info": {"features": features}, "task_categories": ["image-classification"], "tags": ["dataset-distillation"]}
+    head = {"configs": [{"config_name": "default", "features": features}], "task_categories": ["image-classification"]}
     space = "whitened by ZCA; the map is in the file" if found.whitening else f"normalised by mean {found.mean} and std {found.std}"
     return f"""---
 {yaml.safe_dump(head, sort_keys=False)}---
