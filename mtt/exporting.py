@@ -36,7 +36,7 @@ def loss(found):
         return "their pixels are exact"
     unclipped = found.plain([0.0] * found.images.shape[1], [1.0] * found.images.shape[1]).images
     share = ((unclipped < 0) | (unclipped > 1)).float().mean()
-    return f"{share:.0%} of their pixels are clipped to 0..255 and all are rounded: to train on, {EXACT} is better"
+    return f"{share:.0%} of their pixels are clipped to 0..255 and all are rounded; the numbers that were learned are in {EXACT}"
 
 
 def folders(found, folder):
@@ -74,7 +74,7 @@ def card(found):
 
 # {len(found.images)} images distilled from {found.name}
 
-Learned by matching training trajectories. In the pictures {loss(found).removeprefix("their ")} (float32, {space}).
+Learned by matching training trajectories. In the pictures {loss(found)} (float32, {space}).
 Learned step size: {found.learning_rate or "none"}. Trained on with the augmentation and protocol that {EXACT} names:
 
 ```json
