@@ -65,12 +65,11 @@ def main(train, validation, out):
 def train_missing(missing, train, validation, folder, network, augmentation, p):
     """Train the experts of the list `missing`, side by side."""
     data, tasks = imageset.load(train), workers.groups(missing)
-    steps = p.epochs * -(-len(data.images) // p.batch)
-    gradients = steps * (2 if p.optimizer == "gsam" else 1)
-    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch)
     if p.order == "difficulty":
         measure(data, train, folder, network, augmentation, p)
     steps = sum(lengths(ranked(data, folder, p), data, p))
+    gradients = steps * (2 if p.optimizer == "gsam" else 1)
+    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch)
     with workers.pool(len(tasks)) as each:
         each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
 

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,3 +83,26 @@ def make_run(tmp_path, monkeypatch):
         return Run(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The folder of a tiny run whose buffer is there: made once, for others to start from."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "raw").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MTT_WORK", str(folder / "work"))
+        run = Run(folder)
+        for stage in ("prepare", "experts", "buffer"):
+            run(stage)
+    return folder
+
+
+@pytest.fixture
+def ready(make_run, made):
+    """A run whose buffer is there."""
+    run = make_run()
+    for name in ("data", "work", "results"):
+        shutil.copytree(made / name, run.folder / name)
+    return run

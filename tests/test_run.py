@@ -37,14 +37,6 @@ def run(make_run):
     return run
 
 
-@pytest.fixture
-def ready(run):
-    """A run whose buffer is there."""
-    run("experts")
-    run("buffer")
-    return run
-
-
 def start(run, stage, method="random", **environment):
     """A stage in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}

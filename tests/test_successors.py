@@ -29,11 +29,10 @@ def run(make_run):
 
 
 @pytest.fixture
-def ready(run):
-    """A run whose buffer is there."""
-    run("experts")
-    run("buffer")
-    return run
+def ready(ready):
+    """A run whose buffer is there, of quick distillations."""
+    ready.set(distill={"validate": {"every": 0}})
+    return ready
 
 
 def distilled(run, **changes):
