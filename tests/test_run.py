@@ -386,6 +386,7 @@ def test_mini_batches_and_a_warning_where_not_every_image_is_used(ready, capsys)
 
 
 def test_the_buffer_links_the_experts_own_bytes_and_cuts_where_asked(ready):
+    ready("buffer")
     assert (ready.folder / "data/experts/0001.safetensors").samefile(ready.folder / "data/buffer/0001.safetensors")
     whole = trajectory.load("data/experts/0001.safetensors")[:]
     ready.set(buffer={"snapshots": 3})
