@@ -4,6 +4,7 @@ drift   from an expert's start, along training on each method's set: how far the
 layers  Equation 2 of each tensor of parameters on its own, after N steps without augmentation, for images learned by `match` and by `raw`
 """
 
+import pandas as pd
 import torch
 
 from mtt import imageset, objectives
@@ -71,7 +72,12 @@ def layers(loss, seed, kept):
 
 
 def tables(drifts, parts):
-    """{name: Markdown} of both, over seeds: a row a method or loss, a column a step or tensor of parameters."""
+    """{name: Markdown} of both, over seeds: a row a method or loss, a column a step or tensor of parameters.
+
+    Tensors that an expert leaves where they were have no share of its way: biases that an instance norm takes out again.
+    """
+    parts = parts.assign(distance=pd.to_numeric(parts.distance))
+    parts = parts.groupby("layer").filter(lambda rows: rows.distance.notna().all())
     means = drifts.groupby(["method", "steps"])[["distance", "accuracy"]].mean().reset_index()
     means["cell"] = [f"{row.distance:.2f}, {100 * row.accuracy:.0f} %" for row in means.itertuples()]
     return {

@@ -92,6 +92,14 @@ def test_the_tables_of_the_page_are_those_of_the_committed_rows():
     kept = Table(runs.RESULTS / "ablations.csv", ["settings", "seed"], runs.COLUMNS)
     assert runs.shown(PAGE, ablations.tables(kept)) == PAGE
     assert set(kept.rows.settings) <= set(RUNS)
+    drifts = Table(runs.RESULTS / "drift.csv", ["method", "seed", "steps"], ["distance", "accuracy"])
+    parts = Table(runs.RESULTS / "layers.csv", ["loss", "seed", "start_epoch", "layer"], ["distance"])
+    assert runs.shown(PAGE, probes.tables(drifts.rows, parts.rows)) == PAGE
+
+
+def test_every_table_of_the_page_is_followed_by_what_it_says():
+    for name in (*ablations.STUDIES, "layers", "drift"):
+        assert re.search(f"<!-- /{name} -->\n\n\\*\\*", PAGE), name
 
 
 def test_the_table_of_the_results_is_that_of_the_rows_of_the_comparison():
