@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check bench growth ablations comparison successors truncation recipe prune push pull publish
+.PHONY: help repro test check report bench growth ablations comparison successors truncation recipe prune push pull publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -16,6 +16,9 @@ test: .venv/development  ## lint and every test
 
 check: .venv/runtime  ## check params.yaml
 	python -m stages.check
+
+report: .venv/runtime  ## one HTML page of the run, with everything in it: report.html
+	python -m report
 
 bench: .venv/runtime  ## measure this project beside the plain way, all of it or NAME="unroll buffers": results/benchmarks/
 	python -m benchmarks $(NAME)

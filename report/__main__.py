@@ -1,0 +1,58 @@
+"""`python -m report [OUT.html]` writes the page of what stands in results/ and, where `dvc pull` brought it, in data/."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from string import Template
+
+import vl_convert
+import yaml
+
+from mtt.files import write
+from report import gallery, parameters, provenance, scores
+from report.markup import absent
+
+PAGE = Path(__file__).with_name("template.html")
+
+
+def main(out="report.html"):
+    """Write the page to `out`. Raises ValueError where params.yaml is not to be read, or where git or DVC fail."""
+    values = parameters.read("params.yaml")
+    parts = {
+        "title": parameters.title(values),
+        "metrics": scores.metrics("results/distill/metrics.json"),
+        "scores": scores.scores("results/scores.csv"),
+        "robustness": scores.robustness("results/robustness.csv"),
+        "pictures": gallery.html("data/distilled/set.safetensors", "results/distill", "data/distilled/history"),
+        "parameters": parameters.cards(values),
+        "run": provenance.html(values, "dvc.lock"),
+        "vega": vl_convert.javascript_bundle(),
+    }
+    page = curves(Template(PAGE.read_text()).substitute(parts), plots("dvc.yaml"))
+    write(out, page)
+    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB")
+
+
+def plots(path):
+    """The names of the plots of dvc.yaml that are drawn: those with axes. The others are pictures, which the gallery shows."""
+    found = [plot for plot in yaml.safe_load(Path(path).read_text())["plots"] if isinstance(plot, dict)]
+    return [name for plot in found for name, axes in plot.items() if "y" in (axes or {})]
+
+
+def curves(page, names):
+    """The page with the plots in place of its `{plot_divs}`, as `dvc plots show` draws them."""
+    with tempfile.TemporaryDirectory() as folder:
+        template, made = Path(folder, "template.html"), Path(folder, "plots/index.html")
+        template.write_text(page)
+        command = ["dvc", "plots", "show", "--quiet", "--html-template", str(template), "--out", str(made.parent), *names]
+        if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
+            raise ValueError("dvc.yaml: found dvc plots show failing, as above; wanted it to draw the plots")
+        return made.read_text() if made.exists() else page.replace("{plot_divs}", absent("No curve", "`dvc repro` draws them"))
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
