@@ -1,5 +1,6 @@
 """`python -m report [OUT.html]` writes the page of what stands in results/ and, where `dvc pull` brought it, in data/."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,20 +36,25 @@ def main(out="report.html"):
 
 
 def plots(path):
-    """The names of the plots of dvc.yaml that are drawn: those with axes. The others are pictures, which the gallery shows."""
-    found = [plot for plot in yaml.safe_load(Path(path).read_text())["plots"] if isinstance(plot, dict)]
-    return [name for plot in found for name, axes in plot.items() if "y" in (axes or {})]
+    """The names of the plots of dvc.yaml that are drawn and have a file to draw. Those without axes are pictures: the gallery's."""
+    found = {}
+    for plot in yaml.safe_load(Path(path).read_text())["plots"]:
+        found |= plot if isinstance(plot, dict) else {}
+    files = {name: axes["y"] if isinstance(axes["y"], dict) else [name] for name, axes in found.items() if "y" in (axes or {})}
+    return [name for name, those in files.items() if any(map(os.path.exists, those))]
 
 
 def curves(page, names):
     """The page with the plots in place of its `{plot_divs}`, as `dvc plots show` draws them."""
+    if not names:
+        return page.replace("{plot_divs}", absent("No curves", "`dvc repro` draws them"))
     with tempfile.TemporaryDirectory() as folder:
         template, made = Path(folder, "template.html"), Path(folder, "plots/index.html")
         template.write_text(page)
         command = ["dvc", "plots", "show", "--quiet", "--html-template", str(template), "--out", str(made.parent), *names]
         if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
             raise ValueError("dvc.yaml: found dvc plots show failing, as above; wanted it to draw the plots")
-        return made.read_text() if made.exists() else page.replace("{plot_divs}", absent("No curve", "`dvc repro` draws them"))
+        return made.read_text()
 
 
 if __name__ == "__main__":
