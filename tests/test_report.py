@@ -145,6 +145,7 @@ def test_plots_follow_the_width_of_a_window_that_changes(chromium, page):
 
 
 def test_every_plot_of_the_pipeline_is_drawn_under_its_title(tab, monkeypatch):
+    monkeypatch.chdir(ROOT)
     wanted = {
         name: axes
         for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
