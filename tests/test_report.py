@@ -210,9 +210,9 @@ def test_every_parameter_stands_on_the_page_with_its_value_and_the_words_beside_
         for row in section.query_selector_all("dl div"):
             key, value, words = [cell.text_content() for cell in row.query_selector_all("dt, dd")]
             found[f"{place}{key}"] = value, words
-    wanted = flat(values)
+    wanted, beside = flat(values), dict(re.findall(r"^ *(\w+):.*# (.*)$", (clone / "params.yaml").read_text(), re.M))
     assert {key: found[key][0] for key in wanted} == {key: plain(value) for key, value in wanted.items()}
-    assert found["distill.syn_steps"] == (str(values["distill"]["syn_steps"]), "N, the student's steps")
+    assert found["distill.syn_steps"] == (str(values["distill"]["syn_steps"]), beside["syn_steps"])
     assert set(found) - set(wanted) <= {"baseline.random", "baseline.dc", "baseline.dsa", "baseline.dm"} | {
         key.rsplit(".", 1)[0] for key in wanted
     }
