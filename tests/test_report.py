@@ -21,6 +21,7 @@ from test_pipeline import dvc
 
 from mtt import pictures
 from mtt.imageset import ImageSet
+from report import gallery
 from report.__main__ import plots
 from report.parameters import plain, read, stale
 
@@ -31,19 +32,21 @@ pytestmark = pytest.mark.slow
 
 
 def colours(view):
-    """Two images of one colour for each class, class by class, that no other view has: (6, 3, 8, 8)."""
-    return (torch.tensor([[view, k, 4 * j] for k in range(3) for j in range(2)]) / 8)[:, :, None, None].expand(-1, -1, 8, 8)
+    """Three images of one colour for each class, class by class, that no other view has: (9, 3, 8, 8)."""
+    return (torch.tensor([[view, k, 4 * j] for k in range(3) for j in range(3)]) / 8)[:, :, None, None].expand(-1, -1, 8, 8)
+
+
+def toy(view):
+    return ImageSet(colours(view), torch.arange(3).repeat_interleave(3), "toy", NAMES, [0.0] * 3, [1.0] * 3)
 
 
 def fabricate(folder):
-    """A set of three classes in a clone, and its pictures: the result is view 0, as networks see it 1, the iterations 2, 3, 4."""
-    (folder / "data/distilled/history").mkdir(parents=True)
-    ImageSet(colours(0), torch.arange(3).repeat_interleave(2), "toy", NAMES, [0.0] * 3, [1.0] * 3).save(
-        folder / "data/distilled/set.safetensors"
-    )
-    history = [folder / f"data/distilled/history/{step:06d}.png" for step in STEPS]
-    for view, path in enumerate([folder / "results/distill/images.png", folder / "results/distill/seen.png", *history]):
-        pictures.save_grid(path, colours(view).view(3, 2, 3, 8, 8).transpose(0, 1).flatten(0, 1), 3)
+    """A set of three classes in a clone, and pictures: the result is view 0, as networks see it 1; the first two of each on their way."""
+    toy(0).save(folder / "data/distilled/set.safetensors")
+    for view, name in enumerate(["images.png", "seen.png"]):
+        pictures.save_set(folder / "results/distill" / name, toy(view))
+    for view, step in enumerate(STEPS, 2):
+        pictures.save_set(folder / f"data/distilled/history/{step:06d}.png", toy(view), most=2)
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +160,10 @@ def test_every_plot_of_the_pipeline_is_drawn_under_its_title(tab, monkeypatch):
     assert {axes.get("title", name) for name, axes in wanted.items()} <= set(found)
 
 
-def centres(tab):
-    """{name of the class: the colours in the middle of its tiles}, as the page shows them, in eighths."""
+def centres(tab, index):
+    """{name of the class: the colours in the middle of its tiles}, as the page shows them in one of its galleries, in eighths."""
     found = {}
-    for figure in tab.query_selector_all(".classes figure"):
+    for figure in tab.query_selector_all(".classes")[index].query_selector_all("figure"):
         name = figure.query_selector("figcaption").text_content()
         for tile in figure.query_selector_all("svg"):
             shot = Image.open(io.BytesIO(tile.screenshot())).convert("RGB")
@@ -169,29 +172,47 @@ def centres(tab):
     return found
 
 
-def test_each_tile_shows_the_image_of_its_class_and_the_slider_goes_through_the_iterations(tab):
-    """The result, as networks see it, then each iteration by the slider, which says its number; and back."""
+def wanted(view, each):
+    return {name: [[view, k, 4 * j] for j in range(each)] for k, name in enumerate(NAMES)}
 
-    def shown(view):
-        return {name: [[view, k, 4 * j] for j in range(2)] for k, name in enumerate(NAMES)}
 
-    assert centres(tab) == shown(0)
+def test_each_tile_shows_the_image_of_its_class_as_it_is_and_as_networks_see_it(tab):
+    assert centres(tab, 0) == wanted(0, 3)
     tab.get_by_label("as networks see them").check()
-    assert centres(tab) == shown(1)
-    slider, way = tab.locator(".views [type=range]"), tab.get_by_label("on the way", exact=True)
-    for index, step in enumerate(STEPS):
+    assert centres(tab, 0) == wanted(1, 3)
+    tab.get_by_label("the result").check()
+    assert centres(tab, 0) == wanted(0, 3)
+
+
+def test_the_slider_goes_through_the_iterations_and_says_which(tab):
+    slider = tab.locator(".views [type=range]")
+    assert centres(tab, 1) == wanted(2, 2)
+    for index, step in [*enumerate(STEPS)][::-1]:
         slider.fill(str(index))
         assert tab.locator(".views output").text_content() == f"iteration {step}"
-        assert way.is_checked()
-        assert centres(tab) == shown(2 + index)
-    slider.press("ArrowLeft")
-    assert centres(tab) == shown(3)
-    tab.get_by_label("the result").check()
-    assert centres(tab) == shown(0)
+        assert centres(tab, 1) == wanted(2 + index, 2)
+    slider.press("ArrowRight")
+    assert centres(tab, 1) == wanted(3, 2)
+    assert centres(tab, 0) == wanted(0, 3)
+
+
+@pytest.mark.parametrize(("k", "each", "most"), [(3, 4, 2), (10, 1, 1), (30, 1, 1), (30, 4, 3), (25, 2, 1)])
+def test_a_picture_of_the_first_images_of_each_class_is_taken_for_what_it_is(tmp_path, k, each, most):
+    """Whatever number of classes stand in a row."""
+    found = ImageSet(
+        torch.rand(k * each, 1, 8, 8), torch.arange(k).repeat_interleave(each), "toy", [str(i) for i in range(k)], [0.0], [1.0]
+    )
+    pictures.save_set(tmp_path / "all.png", found)
+    pictures.save_set(tmp_path / "first.png", found, most)
+    side = gallery.tile(found, gallery.size(tmp_path / "all.png"))
+    index, columns = gallery.layout(found, side, gallery.size(tmp_path / "first.png"))
+    assert (side, columns, index.tolist()) == ((64, 64), pictures.order(found, most)[1], pictures.order(found, most)[0].tolist())
+    with pytest.raises(ValueError, match="found a picture of 100 x 100 pixels; wanted one of the images in data/"):
+        gallery.layout(found, side, (100, 100))
 
 
 def test_the_pictures_are_not_smoothed(tab):
-    assert tab.evaluate("getComputedStyle(document.querySelector('#grid')).imageRendering") == "pixelated"
+    assert tab.evaluate("getComputedStyle(document.querySelector('#result')).imageRendering") == "pixelated"
 
 
 def flat(values, place=""):
