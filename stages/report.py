@@ -15,8 +15,8 @@ COLUMNS = ["method", "architecture", "mean", "std", "n"]
 ROBUST = ["method", "architecture", "HLR", "IOR", "LRS", "ARS"]
 
 
-def main(scores, table, plot, robustness):
-    """Gather the cells that params.yaml lists from the folder `scores` into the CSVs `table`, `plot` (bars), `robustness`; and print."""
+def main(scores, table, robustness):
+    """Gather the cells that params.yaml lists from the folder `scores` into the CSVs `table` and `robustness`; and print."""
     methods, names = read("methods", list[str]), list[str]
     cells = [(method, architecture) for method in methods for architecture in read("architectures", names)]
     cells += [("whole", architecture) for architecture in read("whole_architectures", names)]
@@ -24,8 +24,6 @@ def main(scores, table, plot, robustness):
     known = {cell: json.loads(Path(scores, f"{'-'.join(cell)}.json").read_text()) for cell in cells + plain}
     found = pd.DataFrame([row for cell in cells for row in rows(known[cell])], columns=COLUMNS)
     write(table, found.to_csv(index=False, float_format="%.6g"))
-    bars = found.assign(bar=found.architecture + " " + found.method)[["bar", "mean"]]
-    write(plot, bars.to_csv(index=False, float_format="%.6g"))
     print("\nAccuracy on the test set, mean +- std over n networks\n")
     print(pivot(found).to_string(), end="\n\n")
     found = pd.DataFrame(robust(known), columns=ROBUST)
