@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ is run: here, in a clone made small, or by the test that ELSEWHERE names.
+"""Every command of README.md and docs/ is run: here, in a clone made small, or by the test that tests/commands.yaml names.
 
 A command is a line of a block that is indented or fenced as sh, or a span of words in backticks that begins with one of PROGRAMS.
 A span that is the beginning of another command is a mention of it.
@@ -13,10 +13,11 @@ import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
-from conftest import ROOT, TINY
-from lab import ended
+from conftest import ROOT
+from lab import ended, kill
 
 from recipes.__main__ import update
 from stages import check
@@ -27,83 +28,18 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "READ
 PROGRAMS = ("make", "dvc", "python", "pip", "pytest", "git", "find", "sbatch", "srun")
 LANGUAGES = ("sh", "env", "python", "diff", "text", "sshconfig", "yaml", "json")  # sh alone is commands
 
-# Each text, or what a text with * begins with, and the test that runs it: for long, with other data, against a server, or on a cluster.
-ELSEWHERE = {
-    "README.md": {"dvc pull": "test_pipeline.py::test_a_fresh_clone_pulls_everything_that_the_lock_names"},
-    "docs/ablations.md": {
-        "dvc exp run --queue*": "test_studies.py::test_the_commands_of_the_page_queue_every_run_of_its_tables_and_no_other",
-        "make ablations": "test_studies.py::test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages",
-        "python -m studies.probes": "test_studies.py::test_a_walk_is_plain_gradient_descent",
-        "dvc queue start": "test_commands.py::test_the_commands_of_a_page_do_what_they_say_in_a_small_clone",
-        "dvc exp show": "test_commands.py::test_the_commands_of_a_page_do_what_they_say_in_a_small_clone",
-    },
-    "docs/contributing.md": {
-        "dvc commit -f STAGE": "test_importing.py::test_the_commands_of_the_page_take_others_files_to_scores_and_on_through_distillation",
-        "make parameters": "test_commands.py::test_the_commands_of_a_page_do_what_they_say_in_a_small_clone",
-    },
-    "docs/experiments.md": {
-        "dvc exp run -S distill.stop=nearest -S distill.labels=learned*": "test_successors.py::test_two_ranks_give_the_labels_and_averages_of_one",
-        "make recipe NAME=fashion-mnist-ipc1-cpu && dvc repro": "test_recipes.py::test_every_recipe_runs_through_all_stages",
-        "dvc exp run -S 'architectures=[ConvNet,LeNet]'*": "test_run.py::test_an_architecture_that_is_off_by_default_is_scored_alone_and_together",
-        "dvc exp run -S 'robustness_architectures=[ConvNet]'": "test_run.py::test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken",
-        "dvc exp run -S 'baselines=[random,dsa,dm]'*": "test_baseline.py::test_every_method_gives_as_many_images_of_each_class_in_a_set_like_the_distilled_one",
-        "make ablations": "test_studies.py::test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages",
-        "make comparison": "test_studies.py::test_every_case_of_the_comparison_passes_the_check",
-        "make successors": "test_studies.py::test_every_idea_of_every_case_passes_the_check",
-        "make truncation": "test_studies.py::test_the_truncated_gradient_nears_the_exact_one_as_the_steps_become_few_and_small",
-        "make growth": "test_benchmarks.py::test_a_row_is_measured_in_processes_of_its_own",
-        "python -m stages.distill": "test_run.py::test_distill_reads_no_test_image_and_with_noise_and_no_validation_no_real_image",
-        "dvc queue logs NAME": "test_commands.py::test_what_was_queued_is_looked_at_applied_and_made_a_branch",
-        "dvc exp apply NAME": "test_commands.py::test_what_was_queued_is_looked_at_applied_and_made_a_branch",
-        "dvc exp branch NAME BRANCH": "test_commands.py::test_what_was_queued_is_looked_at_applied_and_made_a_branch",
-    },
-    "docs/gpus.md": {
-        "PIP_EXTRA_INDEX_URL=*": "test_commands.py::test_pip_takes_another_build_of_the_pinned_torch_where_a_second_index_has_one",
-        "CUDA_VISIBLE_DEVICES=1 dvc exp run --temp*": "test_survival.py::test_killed_twenty_times_a_run_ends_in_the_files_of_an_undisturbed_one",
-    },
-    "docs/importing.md": {"*": "test_importing.py::test_the_commands_of_the_page_take_others_files_to_scores_and_on_through_distillation"},
-    "docs/parameters.md": {"make*": "test_commands.py::test_the_commands_of_a_page_do_what_they_say_in_a_small_clone"},
-    "docs/remotes.md": {
-        "make push REMOTE=store": "test_remotes.py::test_the_published_remote_is_no_place_for_a_push",
-        "make *": "test_remotes.py::test_what_was_pushed_is_pulled_one_file_or_all",
-        "pip install *": "test_remotes.py::test_the_document_pins_what_the_tests_run",
-        "dvc pull data/buffer/0003.safetensors": "test_remotes.py::test_what_was_pushed_is_pulled_one_file_or_all",
-        "dvc push": "test_remotes.py::test_a_push_that_is_killed_half_way_is_completed_by_the_next",
-        "dvc pull": "test_remotes.py::test_another_repository_gets_and_imports_a_buffer",
-        "dvc get*": "test_remotes.py::test_another_repository_gets_and_imports_a_buffer",
-        "dvc import*": "test_remotes.py::test_another_repository_gets_and_imports_a_buffer",
-        "dvc push --run-cache": "test_remotes.py::test_with_the_run_cache_another_clone_skips_the_stage",
-        "dvc pull --run-cache": "test_remotes.py::test_with_the_run_cache_another_clone_skips_the_stage",
-        "dvc repro --pull": "test_remotes.py::test_with_the_run_cache_another_clone_skips_the_stage",
-        "dvc exp p*": "test_remotes.py::test_an_experiment_travels_with_its_data",
-        "dvc data status": "test_remotes.py::test_a_remote_with_local_settings_must_be_committed",
-        "git commit .dvc/config": "test_remotes.py::test_a_remote_with_local_settings_must_be_committed",
-        "dvc update theirs.dvc": "test_remotes.py::test_the_small_remedies_of_the_page_work",
-        "dvc push --all-commits": "test_remotes.py::test_the_small_remedies_of_the_page_work",
-        "dvc remote modify --local lab access_key_id ...": "test_remotes.py::test_the_small_remedies_of_the_page_work",
-        "find *": "test_remotes.py::test_the_small_remedies_of_the_page_work",
-        "dvc remote modify --local lab auth basic": "test_remotes.py::test_http_behind_a_password_is_read_with_the_one_in_config_local",
-        "dvc remote modify --local lab password*": "test_remotes.py::test_http_behind_a_password_is_read_with_the_one_in_config_local",
-        "dvc remote modify --local lab *": "test_remotes.py::test_ssh_goes_by_config_local_alone",
-        "dvc remote *": "test_remotes.py::test_what_was_pushed_is_pulled_one_file_or_all",
-        "python -c *": "test_remotes.py::test_a_harmed_object_that_was_got_or_imported_is_named_by_the_buffer_itself",
-    },
-    "docs/running.md": {
-        "make bench": "test_benchmarks.py::test_a_row_is_measured_in_processes_of_its_own",
-        "dvc exp run --pull*": "test_pipeline.py::test_an_experiment_on_distill_runs_distill_and_what_follows_and_trains_no_expert",
-        "dvc pull": "test_pipeline.py::test_a_fresh_clone_pulls_everything_that_the_lock_names",
-        "dvc repro": "test_recipes.py::test_recipes_run_through_dvc",
-        "make help": "test_commands.py::test_every_target_that_a_page_names_is_there",
-    },
-    "docs/slurm.md": {"*": "test_slurm.py::test_dvc_repro_on_slurm_gives_the_bytes_of_one_machine_and_growth_submits_what_is_missing"},
-    "docs/successors.md": {
-        "make successors": "test_studies.py::test_every_idea_of_every_case_passes_the_check",
-        "make truncation": "test_studies.py::test_the_truncated_gradient_nears_the_exact_one_as_the_steps_become_few_and_small",
-    },
-}
+ELSEWHERE = yaml.safe_load((ROOT / "tests/commands.yaml").read_text())
 
-# Parameters as in other tests, but for what would take processes: one architecture, nothing of the whole training set.
-SMALL = {**TINY, "architectures": ["ConvNet"], "whole_architectures": []}
+SWEPT = "test_commands.py::test_a_run_of_a_sweep_is_looked_at_applied_and_made_a_branch"
+START = "test_commands.py::test_the_studies_begin_with_the_stages_of_their_first_run"
+
+# Nothing that would change an expert, so that the published ones are used; the rest as small as may be.
+SMALL = {
+    "distill": {"iterations": 2, "validate": {"every": 2, "networks": 1, "epochs": 2}},
+    "architectures": ["ConvNet"],
+    "evaluate": {"networks": 1, "epochs": {"ConvNet": 2}, "learning_rates": [0.01]},
+    "whole_architectures": [],
+}
 FEWER = {  # of the tests that a command runs
     "make test": "tests/test_seeds.py",
     'pytest -m "not slow"': "tests/test_seeds.py",
@@ -176,20 +112,22 @@ def test_every_target_that_a_page_names_is_there():
 
 
 class Clone:
-    """A clone of what is committed, its parameters small, in which the pipeline has run and `make` finds these tests' packages."""
+    """A clone of what is committed, with the published data and small parameters, in which `make` finds these tests' packages."""
 
     def __init__(self, folder):
         self.folder, own = folder, folder.parent
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
         (folder / ".venv").mkdir()
-        (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+        for name in ("bin", "include", "lib", "lib64", "pyvenv.cfg"):
+            (folder / ".venv" / name).symlink_to(Path(sys.prefix, name))
         for name in ("runtime", "development"):
-            (folder / ".venv" / name).touch()
+            (folder / ".venv" / name).touch()  # newer than the requirements, so that nothing is installed
         names = {f"GIT_{role}_{what}": "test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MTT_", "PYTEST_"))}
         path = f"{folder}/.venv/bin:{os.environ['PATH']}"
         settings = {"PATH": path, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", "MTT_WORKERS": "1", "DVC_SITE_CACHE_DIR": str(own / "site")}
         self.environment = {**kept, **names, **settings}
+        self.run("git switch --quiet --force-create main && dvc pull --quiet")
         self.shrink()
         self.run("make repro && git commit --quiet --all --message small")
 
@@ -202,10 +140,13 @@ class Clone:
 
     def run(self, line):
         """What a command line prints; it must succeed."""
+        return ended(self.start(line), seconds=300)
+
+    def start(self, line):
+        """Its process, in a group of its own."""
         environment = {**self.environment, "PYTEST_ADDOPTS": FEWER.get(line, "")}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        words = ["bash", "-c", line]
-        return ended(subprocess.Popen(words, cwd=self.folder, env=environment, text=True, start_new_session=True, **pipes), seconds=300)
+        return subprocess.Popen(["bash", "-c", line], cwd=self.folder, env=environment, text=True, start_new_session=True, **pipes)
 
     def begin(self):
         """Go back to what is committed."""
@@ -219,43 +160,52 @@ class Clone:
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     made = Clone(tmp_path_factory.mktemp("commands") / "clone")
-    made.run("git switch --quiet --force-create main")
     yield made
     with contextlib.suppress(AssertionError):
         made.run("dvc queue stop --kill")
 
 
 def follow(clone, line):
-    """Run a line as a reader does, who waits for a queue, and commits a change. Of a sweep, the first run alone is left to be worked off."""
+    """Run a line as a reader does, who has something to commit, and makes a recipe that is small."""
     if line.startswith("git commit"):
         (clone.folder / "LOG.md").write_text("")
     said = clone.run(line)
     if "--queue" in line:
-        names = re.findall(r"Queued experiment '([\w-]+)'", said)
-        assert len(names) > 1
-        clone.run(f"dvc queue remove {' '.join(names[1:])}")
+        clone.names = re.findall(r"Queued experiment '([\w-]+)'", said)
+        clone.run(f"dvc queue remove {' '.join(clone.names[1:])}")  # the first of a sweep is enough
     if line == "dvc queue start":
-        end = time.monotonic() + 200
-        while clone.queued():
-            assert time.monotonic() < end
-            time.sleep(1)
+        wait_for(clone)
     if line.startswith("make recipe"):
         clone.shrink()
     return said
 
 
-@pytest.mark.parametrize("page", sorted((page for page in PAGES if here(page)), key=lambda page: page == "docs/extending.md"))
+def wait_for(clone):
+    """Wait until the queue is worked off."""
+    end = time.monotonic() + 200
+    while clone.queued():
+        assert time.monotonic() < end
+        time.sleep(1)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if here(page) and page != "docs/extending.md"])
 def test_the_commands_of_a_page_do_what_they_say_in_a_small_clone(clone, page):
-    """One after the other; those of docs/extending.md last, as they change the code."""
+    """One after the other."""
     clone.begin()
     for line in here(page):
-        said = follow(clone, line)
-        if line.startswith("dvc exp run -S 'baselines=[random,averages]'"):
-            assert "evaluate@averages-ConvNet" in said
-    if page == "docs/extending.md":
-        scores = (clone.folder / "results/scores.csv").read_text()
-        assert re.search("^averages,ConvNet,", scores, re.M)
-        assert re.search("^distilled,AllConv,", scores, re.M)
+        follow(clone, line)
+
+
+def test_a_run_of_a_sweep_is_looked_at_applied_and_made_a_branch(clone):
+    """After the sweep of docs/experiments.md, by the name that the queue gave its first run."""
+    commands = [span for span in mentions("docs/experiments.md") if elsewhere("docs/experiments.md", span) == SWEPT]
+    assert len(commands) == 4
+    assert len(clone.names) == 8
+    said = [clone.run(line.replace("NAME", clone.names[0]).replace("BRANCH", "ten")) for line in commands]
+    assert "Success" in said[0]
+    assert "stages.distill" in said[1]
+    assert yaml.safe_load((clone.folder / "params.yaml").read_text())["distill"]["syn_steps"] == 10
+    assert "ten" in clone.run("git branch")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -273,20 +223,41 @@ def test_the_experiments_that_are_run_elsewhere_are_queued_by_dvc_and_pass_the_c
     clone.run("dvc queue remove --queued")
 
 
-def test_what_was_queued_is_looked_at_applied_and_made_a_branch(clone):
-    """By the name that the queue gave it."""
+def working(process):
+    """Whether a stage runs under a process."""
+    with contextlib.suppress(psutil.Error):
+        return any("stages." in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True))
+
+
+def test_the_studies_begin_with_the_stages_of_their_first_run(clone):
+    """All at once, each until then: the rest takes hours. One that has a row for every run ends at once, and well."""
     clone.begin()
-    (name,) = re.findall(r"Queued experiment '([\w-]+)'", clone.run("dvc exp run --queue -S distill.syn_steps=2"))
-    clone.run("dvc queue start")
-    end = time.monotonic() + 200
-    while clone.queued():
-        assert time.monotonic() < end
-        time.sleep(1)
-    assert "stages.distill" in clone.run(f"dvc queue logs {name}")
-    clone.run(f"dvc exp apply {name}")
-    assert yaml.safe_load((clone.folder / "params.yaml").read_text())["distill"]["syn_steps"] == 2
-    clone.run(f"dvc exp branch {name} few")
-    assert "few" in clone.run("git branch")
+    commands = {line for page in PAGES for line in lines(page) + mentions(page) if elsewhere(page, line) == START}
+    assert len(commands) > 4
+    running = {line: clone.start(line) for line in commands}
+    end = time.monotonic() + 120
+    try:
+        while running:
+            for line, process in list(running.items()):
+                if working(process) or process.poll() == 0:
+                    kill(running.pop(line))
+                else:
+                    assert process.poll() is None, line + process.stdout.read()
+                    assert time.monotonic() < end, line
+            time.sleep(0.2)
+    finally:
+        for process in running.values():
+            kill(process)
+
+
+def test_the_exercises_of_the_page_add_a_method_and_a_network_that_are_scored(clone):
+    """Its blocks applied, its commands run, as they stand there."""
+    clone.begin()
+    for line in here("docs/extending.md"):
+        follow(clone, line)
+    scores = (clone.folder / "results/scores.csv").read_text()
+    for cell in ("averages,ConvNet", "distilled,AllConv"):
+        assert re.search(f"^{cell},", scores, re.M), scores
 
 
 def wheel(folder, version):
