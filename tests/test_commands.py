@@ -95,7 +95,7 @@ def test_no_command_in_words_is_run_by_nothing(page):
 
 def test_every_test_that_the_table_names_is_there_and_every_line_of_it_is_of_a_command():
     for page, known in ELSEWHERE.items():
-        commands = lines(page) + mentions(page)
+        commands = lines(page) + mentions(page) + [language for language, _ in blocks(page)]
         for text, test in known.items():
             file, _, name = test.partition("::")
             assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.M), test
@@ -204,6 +204,16 @@ def test_a_run_of_a_sweep_is_looked_at_applied_and_made_a_branch(clone):
     assert "stages.distill" in said[1]
     assert yaml.safe_load((clone.folder / "params.yaml").read_text())["distill"]["syn_steps"] == 10
     assert "ten" in clone.run("git branch")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs(clone, page):
+    """Block after block in one process; in the table it is called python."""
+    text = "\n".join(text for language, text in blocks(page) if language == "python")
+    if text and not elsewhere(page, "python"):
+        clone.begin()
+        (clone.folder / "page.py").write_text(text)
+        clone.run("PYTHONPATH=. python page.py")
 
 
 @pytest.mark.parametrize("page", PAGES)
