@@ -148,7 +148,7 @@ class Clone:
 
     def begin(self):
         """Go back to what is committed."""
-        self.run("git checkout --quiet main . && git clean --force --quiet -d && dvc checkout --quiet")
+        self.run("git switch --quiet --discard-changes main && git clean --force --quiet -d && dvc checkout --quiet")
 
     def queued(self):
         """How many experiments wait or run."""
