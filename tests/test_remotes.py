@@ -297,6 +297,9 @@ def test_the_small_remedies_of_the_page_work(lab):
     assert "files/md5/" in author.run("bash", "-c", f"cd {lab.root} && {remedies[1]}")
     author.run("bash", "-c", remedies[0].replace("/srv/mtt", lab.root))
     assert not left.exists()
+    author.run(
+        "bash", "-ec", "rm -rf .git; git init --quiet; git add --all; git commit --quiet --message all"
+    )  # one commit: each takes seconds
     author.dvc("push", "--all-commits")
     author.make("push", "REMOTE=lab")
     other = lab.other("follower")
