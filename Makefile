@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check report bench growth ablations comparison successors truncation recipe prune push pull publish
+.PHONY: help repro test check parameters report bench growth ablations comparison successors truncation recipe prune push pull publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -37,6 +37,9 @@ successors: .venv/runtime  ## the same of the ideas since the paper (docs/succes
 
 truncation: .venv/development  ## how wrong the truncated gradient is (docs/successors.md): a table and a plot
 	python -m studies.truncation
+
+parameters: .venv/runtime  ## write docs/parameters.md anew, from the schemas, the default and the recipes
+	python -m docs
 
 recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml

@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-LONGEST = ("test_survival", "test_remotes", "test_recipes", "test_slurm")
+LONGEST = ("test_survival", "test_remotes", "test_recipes", "test_slurm", "test_commands")
 
 
 def pytest_collection_modifyitems(items):

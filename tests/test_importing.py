@@ -340,13 +340,12 @@ def test_the_original_is_read_without_bringing_it_into_memory(folder):
 
 
 def commands():
-    """The command lines under "Bring what you have" in README.md."""
-    section = (ROOT / "README.md").read_text().split("## Bring what you have")[1].split("\n## ")[0]
-    return [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    """The command lines of docs/importing.md."""
+    return [line.strip() for line in (ROOT / "docs/importing.md").read_text().splitlines() if line.startswith("    ")]
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_take_others_files_to_scores_and_on_through_distillation(tmp_path):
+def test_the_commands_of_the_page_take_others_files_to_scores_and_on_through_distillation(tmp_path):
     """On a fresh clone, as they stand there; the experts are not trained again, and their accuracies are those that they had."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-from lab import KINDS, MAKE, Clone, documented, ended, kill
+from lab import DOCUMENT, KINDS, MAKE, Clone, documented, ended, kill
 from servers import free_port, proxy
 
 from mtt.buffer import Buffer
@@ -281,6 +282,34 @@ def test_an_object_that_the_remote_lost_is_missed_and_mended(lab, names):
                 lab.put(name, None)
         author.make("push")
         assert lab.sent.items() <= lab.objects().items()
+
+
+@on("folder")
+def test_the_small_remedies_of_the_page_work(lab):
+    """What is left of a transfer is found and deleted; listings are found; all commits are pushed; an import is followed."""
+    author = lab.author.copy("remedies")
+    left = Path(lab.root, "files/md5/00/.0.tmp")
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    os.utime(left, (0, 0))
+    remedies = re.findall("`(find [^`]*)`", DOCUMENT)
+    assert len(remedies) == 2
+    assert "files/md5/" in author.run("bash", "-c", f"cd {lab.root} && {remedies[1]}")
+    author.run("bash", "-c", remedies[0].replace("/srv/mtt", lab.root))
+    assert not left.exists()
+    author.run(
+        "bash", "-ec", "rm -rf .git; git init --quiet; git add --all; git commit --quiet --message all"
+    )  # one commit: each takes seconds
+    author.dvc("push", "--all-commits")
+    author.make("push", "REMOTE=lab")
+    other = lab.other("follower")
+    other.dvc("import", str(lab.origin), BUFFER, "-o", "theirs")
+    other.dvc("update", "theirs.dvc")
+    assert [*other.files("theirs").values()] == [*author.files(BUFFER).values()]
+    for name in ("access_key_id", "secret_access_key"):
+        other.dvc("remote", "add", "--force", "lab", "s3://bucket/mtt")
+        other.dvc("remote", "modify", "--local", "lab", name, "ALICE")
+    assert "ALICE" in (other.folder / ".dvc/config.local").read_text()
 
 
 @on("folder")
