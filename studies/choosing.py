@@ -34,7 +34,7 @@ def curves(settings, folder):
         for name in ("prepare", "experts", "buffer", "distill"):
             runs.stage(name)
         curve, scores = pd.read_csv("results/distill/curves.csv"), pd.read_csv("results/distill/validation.csv")
-        several = curve.groupby((curve.iteration - 1) // EVERY)
+        several = curve.groupby(((curve.iteration - 1) // EVERY).to_numpy())
         found = several.agg({"iteration": "last", "loss": "mean", "step_size": "last", "clamped": "sum"}).merge(scores, on="iteration")
         found["likeness"] = [None] * (len(found) - 1) + [runs.likeness(imageset.load(Path("data/distilled/last.safetensors")))]
     return found.to_dict("records")
@@ -44,8 +44,7 @@ def table(kept):
     """Markdown: a row for each run."""
     rows = {}
     for name, settings in RUNS.items():
-        own = kept.of(run=name).apply(pd.to_numeric, errors="ignore")
-        numbers = own[COLUMNS].apply(pd.to_numeric)
+        numbers = kept.of(run=name)[COLUMNS].apply(pd.to_numeric)
         last = numbers.tail(5).mean()  # the last quarter
         step = f"{numbers.step_size.min():.3g} to {numbers.step_size.max():.3g}"
         accuracy = f"{100 * last.validation_accuracy:.1f}, once {100 * numbers.validation_accuracy.min():.1f}"
