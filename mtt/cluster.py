@@ -5,7 +5,6 @@ at a time, by default all. A pool has a folder in the work store, which must lie
 submitit's files and a sign of life; its jobs end without that, and what is left of a stage that was killed, the next one cancels.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from submitit.core.utils import UncompletedJobError
 
-from mtt import slurm, store
+from mtt import slurm, store, workers
 from mtt.job import do, reported
 from mtt.progress import bar, say
 
@@ -36,7 +35,7 @@ def pool(most):
     slurm.sweep(root)
     with slurm.living(root) as folder:
         try:
-            yield partial(_each, folder, words, max(1, int(os.environ.get("MTT_WORKERS") or most)))
+            yield partial(_each, folder, words, workers.number("MTT_WORKERS", max(1, most)))
         except BaseException:
             slurm.cancel(folder.name)
             raise

@@ -143,6 +143,11 @@ def folder(root, side):
     return Raw(*trees.folder(root, side))
 
 
+def listed(root, side):
+    """Images of any place in `root`, as its labels.csv has them: shorter side resized, centre cropped."""
+    return Raw(*trees.listed(root, side))
+
+
 def tiny_imagenet(root, side):
     """Tiny ImageNet: 100,000 and 10,000 images of 200 classes, 3x64x64, from tiny-imagenet-200."""
     return Raw(*trees.tiny_imagenet(root), *IMAGENET)
@@ -162,6 +167,7 @@ SETS = {
     "TinyImageNet": tiny_imagenet,
     "ImageNet": imagenet,
     "folder": folder,
+    "csv": listed,
 }
 
 
@@ -169,7 +175,7 @@ def load(name, root, side, classes="all"):
     """The Raw set called `name` in SETS, from `root`: all its `classes`, or those of a list of indices, in that order.
 
     Raises ValueError, naming the place, for data that are missing or broken. Of image files none is read before it is taken, but for
-    those of `folder`: one channel is kept where all of them are grey.
+    those of `folder` and `csv`: one channel is kept where all of them are grey.
     """
     raw = SETS[name](root, side)
     for part, (images, labels) in (("train", raw.train), ("test", raw.test or raw.train)):
@@ -212,11 +218,12 @@ def chosen(part, index):
 
 
 def split(labels, share, generator):
-    """Two index tensors: the rest, and about `share` of each class, drawn at random."""
+    """Two index tensors: the rest, and about `share` of each class, drawn at random; one at least of each on either side, if it has two."""
     held = [torch.empty(0, dtype=torch.int64)]
     for label in labels.unique():
         of_class = (labels == label).nonzero().squeeze(1)
-        held.append(of_class[torch.randperm(len(of_class), generator=generator)][: round(share * len(of_class))])
+        count = min(max(1, round(share * len(of_class))), len(of_class) - 1)
+        held.append(of_class[torch.randperm(len(of_class), generator=generator)][:count])
     held = torch.cat(held).sort().values
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[held] = False

@@ -1,6 +1,5 @@
 """params.yaml, read strictly: every key known, none missing, each of its own type; and the errors of a stage in one line."""
 
-import errno
 import importlib
 import os
 import reprlib
@@ -10,6 +9,8 @@ from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from mtt import errors
 
 LARGEST = 1 << 15  # bytes; ours has 3 kB, and PyYAML and pydantic take up to 2 kB for each
 
@@ -59,7 +60,9 @@ def read_all(path="params.yaml"):
                 raise ValueError(f"found {size} bytes; wanted at most {LARGEST}")
             values = _Loader(file).get_single_data()
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; `make recipe NAME=default` writes it") from None
+        raise ValueError(
+            f"{path}: no such file; run this in the folder of the repository; there, `make recipe NAME=default` writes it"
+        ) from None
     except RecursionError:
         raise ValueError(f"{path}: found brackets nested too deep") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -140,12 +143,14 @@ def run(main):
     module = sys.modules["__main__"].__spec__ if main.__module__ == "__main__" else None
     if module:
         main = importlib.import_module(module.name).main
+    stage, words = main.__module__.removeprefix("stages."), sys.argv[1:]
+    if wrong := errors.wrong_words(main, words):
+        sys.exit(f"error: {wrong}")
     try:
-        main(*sys.argv[1:])
-    except (ValueError, OSError, ArithmeticError) as error:
-        words = str(error) or type(error).__name__
-        if os.strerror(errno.ENOSPC) in words:  # safetensors' errors have it in their words alone
-            words += "; make space, and the same command goes on from what was finished"
-        sys.exit("\n".join(f"error: {line}" for line in words.splitlines()))
+        main(*words)
+    except Exception as error:
+        if not (lines := errors.lines(error, stage, words, read_all)):
+            raise
+        sys.exit("\n".join(f"error: {line}" for line in lines))
     except KeyboardInterrupt:
         sys.exit("interrupted; what was finished is kept, and the same command goes on from there")

@@ -1,5 +1,7 @@
 """Image files as uint8 tensors, decoded when they are taken: a set of them need not fit in memory."""
 
+import warnings
+
 import numpy as np
 import torch
 
@@ -28,13 +30,23 @@ def decoded(path, side):
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
-            if opened.mode in ("I", "F"):
-                raise ValueError("32 bits a pixel; wanted 8 or 16")
-            if opened.mode.startswith("I;16"):  # which Pillow would clip to white
-                opened = Image.fromarray((np.asarray(opened) / 257).round().astype(np.uint8))
-            image = opened.convert("RGB")
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:  # of EXIF that is broken: then nothing is turned
+            image = seen(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: found no readable image ({error})") from None
     functional = torchvision.transforms.functional
     return functional.pil_to_tensor(functional.center_crop(functional.resize(image, side), side))
+
+
+def seen(image):
+    """A Pillow image as people see it, in RGB: turned as its EXIF says, on white where it is transparent, the first of several."""
+    from PIL import Image, ImageOps
+
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel; wanted 8 or 16")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # which Pillow would clip to white
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")

@@ -23,7 +23,22 @@ ABOUT = "about.json"
 # Modules of the project that are not in `deps:` and not in a key, each with a test of why: they cannot change a result, or
 # (compiling, ranks) only its rounding, as the number of threads does.
 MACHINERY = {"mtt", "stages", "stages.check"} | {
-    f"mtt.{name}" for name in ("params", "store", "workers", "progress", "files", "compiling", "ranks", "cluster", "slurm", "job")
+    f"mtt.{name}"
+    for name in (
+        "params",
+        "store",
+        "workers",
+        "progress",
+        "files",
+        "compiling",
+        "ranks",
+        "cluster",
+        "slurm",
+        "job",
+        "errors",
+        "memory",
+        "environment",
+    )
 }
 
 
@@ -64,7 +79,11 @@ def digest(path, kind="sha256"):
 
 def due(saved):
     """Whether a checkpoint is to be written, the last one being of time.monotonic() = `saved`: every $MTT_SAVE_EVERY seconds."""
-    return time.monotonic() - saved > float(os.environ.get("MTT_SAVE_EVERY") or 20)
+    every = os.environ.get("MTT_SAVE_EVERY") or "20"
+    try:
+        return time.monotonic() - saved > float(every)
+    except ValueError:
+        raise ValueError(f"MTT_SAVE_EVERY: found {every}; wanted seconds") from None
 
 
 @contextmanager

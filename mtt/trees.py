@@ -1,9 +1,10 @@
-"""Sets that are trees of image files: each function gives train, test or None, both (Photos, labels), and the names of the classes."""
+"""Sets of image files, in trees or listed: each function gives train, test or None, both (Photos, labels), and the classes' names."""
 
 from pathlib import Path
 
 import torch
 
+from mtt import listing
 from mtt.photos import Photos
 from mtt.vision import torchvision
 
@@ -22,6 +23,14 @@ def folder(root, side):
     return train, test, classes
 
 
+def listed(root, side):
+    """The images that `root`/labels.csv names."""
+    rows = listing.read(root)
+    numbers = {label: number for number, label in enumerate(sorted({label for _, label, _ in rows}))}
+    train, test = [[(path, numbers[label]) for path, label, part in rows if (part == "test") == of_test] for of_test in (False, True)]
+    return _photos(train, side), _photos(test, side) if test else None, list(numbers)
+
+
 def _tree(root, side):
     """(Photos, labels), and the class names, of one tree."""
     try:
@@ -32,6 +41,10 @@ def _tree(root, side):
         raise ValueError(f"{root}: found the single class {tree.classes[0]!r}; wanted two or more, one folder each")
     if deeper := [path for path, _ in tree.samples if Path(path).parent.parent != Path(root)]:
         raise ValueError(f"{deeper[0]}: found an image in a folder of a folder; wanted one folder for each class, or train/ and test/")
+    if others := {path.suffix for path in Path(root).glob("*/*") if path.is_file()} - {Path(path).suffix for path, _ in tree.samples}:
+        print(
+            f"warning: {root}: left out files that are no images by their names: *{', *'.join(sorted(others))} (prepare.set: csv has any)"
+        )
     return _photos(tree.samples, side), tree.classes
 
 

@@ -43,8 +43,20 @@ def on_slurm():
 
 def count():
     """How many workers run side by side. Jobs of Slurm may be any number; where none is asked for, groups are not made smaller for it."""
-    number = 1 if on_slurm() else torch.cuda.device_count() or len(os.sched_getaffinity(0))
-    return int(os.environ.get("MTT_WORKERS") or number)
+    return number("MTT_WORKERS", 1 if on_slurm() else torch.cuda.device_count() or cores())
+
+
+def cores():
+    """How many this process may use; macOS does not say, and all are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def number(variable, otherwise):
+    """The whole number in a variable of the environment, or `otherwise`. Raises ValueError for anything else, and below 1."""
+    found = os.environ.get(variable) or str(otherwise)
+    if not found.isdecimal() or int(found) < 1:
+        raise ValueError(f"{variable}: found {found}; wanted a whole number, 1 or more")
+    return int(found)
 
 
 def made_with(how):
@@ -55,7 +67,7 @@ def made_with(how):
 
 def together():
     """How many networks a worker trains as one: $MTT_TOGETHER, by default 10 on a GPU, whose kernels one alone leaves idle, else 1."""
-    return int(os.environ.get("MTT_TOGETHER") or (10 if torch.cuda.is_available() else 1))
+    return number("MTT_TOGETHER", 10 if torch.cuda.is_available() else 1)
 
 
 def groups(tasks):
@@ -118,7 +130,7 @@ def _processes(most):
     try:
         yield partial(_each, executor, queue)
     except BrokenProcessPool:
-        raise OSError("a worker was killed (out of memory? fewer of them: MTT_WORKERS=1); what was finished is kept") from None
+        raise MemoryError("found a worker killed, as happens where memory runs out") from None
     finally:
         if sys.exc_info()[0]:  # do not wait for what is still running
             for process in multiprocessing.active_children():

@@ -2,4 +2,7 @@
 
 import os
 
+from mtt import environment
+
 PARENT = os.getppid()  # who started the stage; noted here, before seconds of imports in which it may be killed
+environment.check()

@@ -59,7 +59,7 @@ def between(values):
     if prepare.set in CLASSES:
         images = distill.ipc * (CLASSES[prepare.set] if prepare.classes == "all" else len(prepare.classes))
         yield from too_large(distill.batch_syn, images)
-    if prepare.zca and prepare.set in ("folder", "ImageNet") and prepare.side > whitening.LARGEST:
+    if prepare.zca and prepare.set in ("folder", "csv", "ImageNet") and prepare.side > whitening.LARGEST:
         wanted = f"at most {whitening.LARGEST} with prepare.zca: the covariance of larger images would take gigabytes"
         yield line("prepare.side", prepare.side, wanted)
     if prepare.zca and distill.canvas_size > 1:
@@ -124,7 +124,8 @@ def against(train, values):
     times = distill.canvas_size // train.canvas_size
     if distill.start == "real" and (needed := distill.ipc * times**2) > fewest:
         tiled = " x distill.canvas_size^2" if times > 1 else ""
-        yield f"params.yaml: distill.ipc{tiled} = {needed}; wanted at most {fewest}, the images of class {name!r}"
+        wanted = f"at most {fewest}, the images of class {name!r}, or prepare.classes without it"
+        yield f"params.yaml: distill.ipc{tiled} = {needed}; wanted {wanted}"
     yield from too_large(distill.batch_syn, distill.ipc * len(train.classes))
 
 

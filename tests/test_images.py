@@ -436,7 +436,7 @@ def test_test_images_of_the_set_are_kept_whole_and_its_published_normalisation_u
     assert train.classes[-1] == "Ankle boot"
 
 
-@pytest.mark.parametrize(("images_of_bee", "part"), [(1, "test"), (3, "validation")])
+@pytest.mark.parametrize(("images_of_bee", "part"), [(1, "test"), (2, "train")])
 def test_a_part_that_would_lack_a_class_is_refused_and_nothing_is_written(make_run, images_of_bee, part):
     run = make_run()
     run.set(prepare={"set": "folder", "test": 0.3, "validation": 0.2})
