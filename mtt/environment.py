@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 
 OLDEST, NEWER = (3, 11), (3, 14)
-PACKAGES = ("kornia", "numpy", "pandas", "PIL", "pydantic", "ruamel.yaml", "safetensors", "sklearn", "torch", "tqdm", "yaml")
+PACKAGES = ("numpy", "pandas", "PIL", "pydantic", "safetensors", "torch", "tqdm", "yaml")  # of every stage; kornia is asked for where it is used
 MADE_BY = "`make repro` makes .venv with it, `source .venv/bin/activate` goes there"
 
 
