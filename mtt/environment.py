@@ -4,7 +4,8 @@ import sys
 from importlib.util import find_spec
 
 OLDEST, NEWER = (3, 11), (3, 14)
-PACKAGES = ("numpy", "pandas", "PIL", "pydantic", "safetensors", "torch", "tqdm", "yaml")  # of every stage; kornia is asked for where it is used
+# Of every stage; others, such as kornia, are asked for where they are used.
+PACKAGES = ("numpy", "pandas", "PIL", "pydantic", "safetensors", "torch", "tqdm", "yaml")
 MADE_BY = "`make repro` makes .venv with it, `source .venv/bin/activate` goes there"
 
 

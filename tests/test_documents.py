@@ -1,10 +1,12 @@
 """README.md and RESULTS.md say what the committed results say."""
 
+import hashlib
 import json
 import re
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT
 
 from mtt import imageset
@@ -46,3 +48,10 @@ def test_every_file_of_the_tree_in_the_readme_is_there():
     tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("What scripts")[0]
     for name in re.findall(r"\w+\.py\b", tree):
         assert list(ROOT.glob(f"*/{name}")), name
+
+
+def test_the_moving_picture_is_that_of_the_lock():
+    """`cp data/distilled/learning.gif docs/`."""
+    outs = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]["distill"]["outs"]
+    (wanted,) = [out["md5"] for out in outs if out["path"] == "data/distilled/learning.gif"]
+    assert hashlib.md5((ROOT / "docs/learning.gif").read_bytes()).hexdigest() == wanted

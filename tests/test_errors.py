@@ -281,5 +281,5 @@ def test_every_command_looks_at_the_environment_first(command):
     """-S: without the packages."""
     found = subprocess.run([sys.executable, "-S", "-m", command], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 1
-    assert found.stderr.startswith("error: found no kornia, ")
+    assert found.stderr.startswith("error: found no numpy, ")
     assert found.stderr.count("\n") == 1
