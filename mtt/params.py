@@ -5,6 +5,7 @@ import os
 import reprlib
 import sys
 from collections import Counter
+from functools import lru_cache
 from typing import Literal
 
 import yaml
@@ -58,7 +59,7 @@ def read_all(path="params.yaml"):
         with open(path, encoding="utf-8") as file:
             if (size := os.fstat(file.fileno()).st_size) > LARGEST:
                 raise ValueError(f"found {size} bytes; wanted at most {LARGEST}")
-            values = _Loader(file).get_single_data()
+            values = _parsed(file.read(), str(path))
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; run this in the folder of the repository; there, `make recipe NAME=default` writes it"
@@ -70,6 +71,14 @@ def read_all(path="params.yaml"):
     if not isinstance(values, dict):
         raise ValueError(f"{path}: found {type(values).__name__}; wanted sections, as in recipes/default.yaml")
     return values
+
+
+@lru_cache(maxsize=8)
+def _parsed(text, name):
+    """The values of a YAML text, parsed once: a stage reads a dozen sections of it, and PyYAML is slow. Not to be changed."""
+    loader = _Loader(text)
+    loader.name = name
+    return loader.get_single_data()
 
 
 class _Loader(yaml.SafeLoader):
