@@ -62,7 +62,7 @@ def read_all(path="params.yaml"):
             values = _parsed(file.read(), str(path))
     except FileNotFoundError:
         raise ValueError(
-            f"{path}: no such file; run this in the folder of the repository; there, `make recipe NAME=default` writes it"
+            f"{path}: no such file; run this in the repository, where `make recipe NAME=default` writes it"
         ) from None
     except RecursionError:
         raise ValueError(f"{path}: found brackets nested too deep") from None

@@ -78,7 +78,7 @@ def test_a_refused_value_comes_without_advice_on_missing_files(make_run, monkeyp
 
 def test_outside_the_repository_the_line_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "params.yaml: no such file; run this in the folder of the repository" in ended(lambda: params.read_all(), monkeypatch)
+    assert "params.yaml: no such file; run this in the repository, where" in ended(lambda: params.read_all(), monkeypatch)
 
 
 @pytest.mark.parametrize("variable", ["MTT_WORKERS", "MTT_TOGETHER"])

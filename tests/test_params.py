@@ -152,7 +152,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 
 def test_a_missing_file_is_refused_with_the_command_that_writes_it(tmp_path):
     (line,) = refusal(tmp_path, lambda: params.read("toy", Toy, tmp_path / "params.yaml"))
-    assert line == "no such file; `make recipe NAME=default` writes it"
+    assert line == "no such file; run this in the repository, where `make recipe NAME=default` writes it"
 
 
 def test_a_key_that_is_no_word_is_refused(tmp_path):
