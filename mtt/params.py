@@ -60,9 +60,7 @@ def read_all(path="params.yaml"):
                 raise ValueError(f"found {size} bytes; wanted at most {LARGEST}")
             values = _Loader(file).get_single_data()
     except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such file; run this in the repository, where `make recipe NAME=default` writes it"
-        ) from None
+        raise ValueError(f"{path}: no such file; run this in the repository, where `make recipe NAME=default` writes it") from None
     except RecursionError:
         raise ValueError(f"{path}: found brackets nested too deep") from None
     except (yaml.YAMLError, ValueError) as error:
