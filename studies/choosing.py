@@ -1,6 +1,6 @@
-"""A good run and three bad ones, for docs/choosing.md: `python -m studies.choosing` runs what has no row in results/choosing.csv.
+"""Good runs and bad ones, for docs/choosing.md: `python -m studies.choosing` runs what has no row in results/choosing.csv.
 
-Digits at 5 images per class. It draws docs/choosing.svg and fills the page's table; `python -m studies.choosing NAME...` runs these alone.
+On digits. It draws docs/choosing.svg and fills the page's table; `python -m studies.choosing NAME...` runs these alone.
 """
 
 import sys
@@ -15,13 +15,17 @@ from studies.runs import RESULTS, ROOT, Table, parameters, words
 
 PAGE = ROOT / "docs/choosing.md"
 EVERY = 20  # iterations between rows
-BASE = {"distill.ipc": 5, "baseline.ipc": 5, "distill.lr_img": 50.0, "distill.iterations": 400, "distill.validate.every": EVERY}
+LONG = {"distill.iterations": 400, "distill.validate.every": EVERY}
+FIVE = {**LONG, "distill.ipc": 5, "baseline.ipc": 5, "distill.lr_img": 50.0}
+ONE = {**LONG, "distill.max_start_epoch": 1, "distill.validate.networks": 5}  # a single segment of each expert
 RUNS = {
-    "good": {},
-    "diverging step size": {"distill.lr_lr": 0.001},
-    "collapsed images": {"distill.batch_syn": 10, "distill.batch_per": "iteration"},
-    "too few experts": {"experts.count": 1},
+    "good": FIVE,
+    "diverging step size": {**FIVE, "distill.lr_lr": 0.001},
+    "collapsed images": {**FIVE, "distill.batch_syn": 10, "distill.batch_per": "iteration"},
+    "ten experts": ONE,
+    "one expert": {**ONE, "experts.count": 1},
 }
+PANELS = list(RUNS)[:3], list(RUNS)[3:]  # each beside the good run of its kind
 COLUMNS = ["loss", "step_size", "clamped", "validation_accuracy", "likeness"]
 
 
@@ -30,7 +34,7 @@ def curves(settings, folder):
 
     The last one has the likeness of the images as well.
     """
-    with runs.inside(folder, parameters("default", {**BASE, **settings})):
+    with runs.inside(folder, parameters("default", settings)):
         for name in ("prepare", "experts", "buffer", "distill"):
             runs.stage(name)
         curve, scores = pd.read_csv("results/distill/curves.csv"), pd.read_csv("results/distill/validation.csv")
@@ -41,35 +45,37 @@ def curves(settings, folder):
 
 
 def table(kept):
-    """Markdown: a row for each run."""
+    """Markdown: a row for each run; what is at the end is the mean of its last quarter."""
     rows = {}
     for name, settings in RUNS.items():
         numbers = kept.of(run=name)[COLUMNS].apply(pd.to_numeric)
-        last = numbers.tail(5).mean()  # the last quarter
-        step = f"{numbers.step_size.min():.3g} to {numbers.step_size.max():.3g}"
-        accuracy = f"{100 * last.validation_accuracy:.1f}, once {100 * numbers.validation_accuracy.min():.1f}"
-        rows[name] = [f"`{words(settings)}`" if settings else "", f"{last.loss:.3f}", step, f"{numbers.clamped.sum():.0f}", accuracy]
-        rows[name].append(f"{numbers.likeness.dropna().iloc[-1]:.2f}")
-    columns = ["changed", "loss, at the end", "step size", "clamped", "validation %, at the end and at worst", "likeness"]
+        end, least, most = numbers.tail(len(numbers) // 4).mean(), numbers.min(), numbers.max()
+        accuracy = f"{100 * end.validation_accuracy:.1f} ({100 * least.validation_accuracy:.1f})"
+        step, likeness = f"{least.step_size:.2g} to {most.step_size:.2g}", "" if pd.isna(most.likeness) else f"{most.likeness:.2f}"
+        rows[name] = [f"`{words(settings)}`", f"{end.loss:.3f}", step, f"{numbers.clamped.sum():.0f}", accuracy, likeness]
+    columns = ["settings", "loss", "step size", "clamped", "validation % (least)", "likeness"]
     return runs.markdown(pd.DataFrame.from_dict(rows, orient="index", columns=columns), "run")
 
 
 def draw(kept, path):
-    """Loss, step size and validation accuracy over iterations, a line for each run."""
+    """Loss, step size and validation accuracy over iterations, a line for each run; a row of panels for those that are compared."""
     matplotlib.use("svg")
     matplotlib.rcParams |= {"svg.hashsalt": "choosing", "font.size": 9}
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(10.2, 3.2), layout="constrained")
+    figure, panels = pyplot.subplots(len(PANELS), 3, figsize=(10.2, 5.6), sharex=True, layout="constrained")
     labels = {"loss": "matching loss", "step_size": "step size", "validation_accuracy": "accuracy on validation"}
-    for panel, (column, label) in zip(panels, labels.items(), strict=True):
-        for number, name in enumerate(RUNS):
-            own = kept.of(run=name)
-            panel.plot(pd.to_numeric(own.iteration), pd.to_numeric(own[column]), color=f"C{number}", label=name)
-        panel.set(xlabel="iteration", title=label)
-        panel.grid(alpha=0.3)
-    panels[0].set_yscale("log")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(RUNS), frameon=False)
+    for row, names in zip(panels, PANELS, strict=True):
+        for panel, (column, label) in zip(row, labels.items(), strict=True):
+            for name in names:
+                own = kept.of(run=name)
+                style = {"color": f"C{list(RUNS).index(name)}", "label": name}
+                panel.plot(pd.to_numeric(own.iteration), pd.to_numeric(own[column]), **style)
+            panel.set(title=label, yscale="log" if column == "loss" else "linear")
+            panel.grid(alpha=0.3, which="both")
+        row[0].legend(frameon=False)
+    for panel in panels[-1]:
+        panel.set_xlabel("iteration")
     figure.savefig(path, metadata={"Date": None})
 
 
