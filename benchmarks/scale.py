@@ -21,11 +21,12 @@ from mtt.params import Augmentation, Network
 from mtt.seeds import generator
 from mtt.training import initialise
 from recipes.__main__ import update
+from stages import distill
 from stages import experts as stage
 
 EXPERTS, SNAPSHOTS = (10, 1000), 51
 ONE = "0007.safetensors"
-OUTS = ("set.safetensors", "last.safetensors", "curves.csv", "scores.csv", "metrics.json", "images.png")
+OUTS = distill.Outs._fields
 TRAIN, VALIDATION = "data/prepared/train.safetensors", "data/prepared/validation.safetensors"
 
 
