@@ -35,7 +35,7 @@ def lines(error, stage, words, values):
     text = str(error) or type(error).__name__
     if any(full in text for full in FULL):
         text += GOES_ON
-    elif stage != "prepare" and any(word in text and not _there(word) for word in words):
+    elif stage != "prepare" and any("/" in word and word in text and not _there(word) for word in words):
         text += MISSING
     return text.splitlines()
 

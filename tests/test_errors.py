@@ -73,7 +73,8 @@ def test_a_refused_value_comes_without_advice_on_missing_files(make_run, monkeyp
         raise ValueError(f"{path}: found the wrong thing")
 
     assert ended(main, monkeypatch, "params.yaml") == "error: params.yaml: found the wrong thing"
-    assert ended(main, monkeypatch, "nowhere").endswith("brings it from the remote")
+    assert ended(main, monkeypatch, "0") == "error: 0: found the wrong thing"
+    assert ended(main, monkeypatch, "data/nowhere").endswith("brings it from the remote")
 
 
 def test_outside_the_repository_the_line_says_so(tmp_path, monkeypatch):
