@@ -112,3 +112,5 @@ if __name__ == "__main__":
         {"push": push, "pull": pull, "look": look}[sys.argv[1]]("".join(sys.argv[2:]) or default())
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except FileNotFoundError as error:
+        sys.exit(f"error: found no command {error.filename}; wanted the one of .venv: source .venv/bin/activate")

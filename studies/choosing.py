@@ -48,11 +48,13 @@ def table(kept):
     """Markdown: a row for each run; what is at the end is the mean of its last quarter."""
     rows = {}
     for name, settings in RUNS.items():
+        base = next(RUNS[names[0]] for names in PANELS if name in names)
+        changed = {key: value for key, value in settings.items() if base.get(key) != value} or base
         numbers = kept.of(run=name)[COLUMNS].apply(pd.to_numeric)
         end, least, most = numbers.tail(len(numbers) // 4).mean(), numbers.min(), numbers.max()
         accuracy = f"{100 * end.validation_accuracy:.1f} ({100 * least.validation_accuracy:.1f})"
         step, likeness = f"{least.step_size:.2g} to {most.step_size:.2g}", "" if pd.isna(most.likeness) else f"{most.likeness:.2f}"
-        rows[name] = [f"`{words(settings)}`", f"{end.loss:.3f}", step, f"{numbers.clamped.sum():.0f}", accuracy, likeness]
+        rows[name] = [f"`{words(changed)}`", f"{end.loss:.3f}", step, f"{numbers.clamped.sum():.0f}", accuracy, likeness]
     columns = ["settings", "loss", "step size", "clamped", "validation % (least)", "likeness"]
     return runs.markdown(pd.DataFrame.from_dict(rows, orient="index", columns=columns), "run")
 
@@ -63,7 +65,7 @@ def draw(kept, path):
     matplotlib.rcParams |= {"svg.hashsalt": "choosing", "font.size": 9}
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(len(PANELS), 3, figsize=(10.2, 5.6), sharex=True, layout="constrained")
+    figure, panels = pyplot.subplots(len(PANELS), 3, figsize=(11.6, 5.2), sharex=True, layout="constrained")
     labels = {"loss": "matching loss", "step_size": "step size", "validation_accuracy": "accuracy on validation"}
     for row, names in zip(panels, PANELS, strict=True):
         for panel, (column, label) in zip(row, labels.items(), strict=True):
@@ -73,7 +75,7 @@ def draw(kept, path):
                 panel.plot(pd.to_numeric(own.iteration), pd.to_numeric(own[column]), **style)
             panel.set(title=label, yscale="log" if column == "loss" else "linear")
             panel.grid(alpha=0.3, which="both")
-        row[0].legend(frameon=False)
+        row[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for panel in panels[-1]:
         panel.set_xlabel("iteration")
     figure.savefig(path, metadata={"Date": None})

@@ -21,11 +21,11 @@ from mtt import environment, errors, memory, params, store, workers
 ORDER = ["prepare", "experts", "buffer", "distill", "baseline", "evaluate", "report"]
 
 
-def start(run, stage, *, limit=None, words=None, **environment):
+def start(run, stage, *, limit=None, what=resource.RLIMIT_AS, words=None, **environment):
     """(exit status, output) of a stage in a process of its own, as dvc.yaml calls it or with other words."""
     module, *paths = run.command(stage)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    limited = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limited = None if limit is None else lambda: resource.setrlimit(what, (limit, limit))
     command = [sys.executable, "-m", module, *(paths if words is None else words)]
     found = subprocess.run(
         command, cwd=run.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=limited
@@ -73,7 +73,8 @@ def test_a_refused_value_comes_without_advice_on_missing_files(make_run, monkeyp
         raise ValueError(f"{path}: found the wrong thing")
 
     assert ended(main, monkeypatch, "params.yaml") == "error: params.yaml: found the wrong thing"
-    assert ended(main, monkeypatch, "nowhere").endswith("brings it from the remote")
+    assert ended(main, monkeypatch, "0") == "error: 0: found the wrong thing"
+    assert ended(main, monkeypatch, "data/nowhere").endswith("brings it from the remote")
 
 
 def test_outside_the_repository_the_line_says_so(tmp_path, monkeypatch):
@@ -93,6 +94,31 @@ def test_seconds_between_checkpoints_that_are_no_number_are_named(monkeypatch):
     monkeypatch.setenv("MTT_SAVE_EVERY", "often")
     with pytest.raises(ValueError, match="^MTT_SAVE_EVERY: found often; wanted seconds$"):
         store.due(0)
+
+
+@pytest.mark.slow
+def test_remotes_without_dvc_say_where_it_is(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "remotes", "pull", "published"], cwd=ROOT, env={**os.environ, "PATH": str(tmp_path), "PYTHONPATH": ""},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == "error: found no command dvc; wanted the one of .venv: source .venv/bin/activate"
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["prepare", "baseline", "evaluate", "report"])
+def test_a_file_that_has_no_room_ends_every_other_stage_in_one_line(run, stage):
+    """A file may have 64 bytes: a disk as good as full. (experts, buffer, distill, and going on: test_survival.)"""
+    run.set(architectures=["ConvNet"], whole_architectures=[])
+    for earlier in {"evaluate": ["baseline"], "report": ["baseline", "distill", "evaluate"]}.get(stage, []):
+        run(earlier)
+    if stage == "report":
+        shutil.copy("results/scores/random-ConvNet.json", "results/scores/distilled-ConvNet.json")
+    line = error(*start(run, stage, limit=64, what=resource.RLIMIT_FSIZE))
+    assert line.endswith("; make space, and the same command goes on from what was finished")
+    assert not list(run.folder.rglob("*.tmp"))
 
 
 # no memory

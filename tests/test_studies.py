@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ from mtt.imageset import ImageSet
 from mtt.unroll import Step
 from recipes.__main__ import update
 from stages import check
-from studies import ablations, comparison, probes, runs, successors, truncation
+from studies import ablations, choosing, comparison, probes, runs, successors, truncation
 from studies.runs import Table, parameters, words
 
 PAGE = (ROOT / "docs/ablations.md").read_text()
@@ -72,6 +73,55 @@ def test_the_truncated_gradient_nears_the_exact_one_as_the_steps_become_few_and_
     assert each[1, 0.1]["cosine"] == pytest.approx(1, abs=1e-5)
     assert each[4, 0.001]["error"] < 0.2 * each[4, 0.01]["error"] < 0.2 * each[4, 0.1]["error"]
     assert each[4, 0.1]["cosine"] < each[4, 0.01]["cosine"]
+
+
+@pytest.mark.parametrize("name", choosing.RUNS)
+def test_every_run_of_the_page_on_choosing_passes_the_check(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters("default", choosing.RUNS[name])))
+    check.main()
+
+
+def test_the_table_and_the_picture_of_the_page_on_choosing_are_those_of_the_committed_rows(tmp_path):
+    page, kept = choosing.PAGE.read_text(), Table(runs.RESULTS / "choosing.csv", ["run", "iteration"], choosing.COLUMNS)
+    assert runs.shown(page, {"choosing": choosing.table(kept)}) == page
+    assert "<!-- choosing -->" in page
+    pytest.importorskip("matplotlib")
+    choosing.draw(kept, tmp_path / "choosing.svg")
+    assert (tmp_path / "choosing.svg").read_text() == (ROOT / "docs/choosing.svg").read_text()
+
+
+def test_each_bad_run_of_the_page_on_choosing_shows_its_fault():
+    """As the page says by what it is known; so rows that do not show it may not be committed."""
+    rows = pd.read_csv(runs.RESULTS / "choosing.csv").set_index("run")
+    good, diverging, collapsed, ten, one = [rows.loc[name] for name in choosing.RUNS]
+    assert diverging.step_size.max() / diverging.step_size.min() > 50 > 2 > good.step_size.max() / good.step_size.min()
+    assert diverging.clamped.sum() > good.clamped.sum() == 0
+    assert diverging.validation_accuracy.min() < good.validation_accuracy.min() - 0.3
+    assert collapsed.likeness.iloc[-1] > 0.9 > good.likeness.iloc[-1]
+    assert collapsed.loss.tail(5).mean() > 5 * good.loss.tail(5).mean()
+    assert collapsed.validation_accuracy.tail(5).mean() < good.validation_accuracy.tail(5).mean() - 0.05
+    assert one.loss.tail(5).mean() < ten.loss.tail(5).mean()
+    assert one.validation_accuracy.tail(5).mean() < ten.validation_accuracy.tail(5).mean() - 0.02
+
+
+@pytest.mark.slow
+def test_the_curves_of_a_run_are_taken_every_so_many_iterations(tmp_path, monkeypatch):
+    """Tiny; mean loss, last step size and validation of each stretch, likeness at the end."""
+    monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
+    tiny = parameters("default", {})
+    update(tiny, {**TINY, "distill": {**TINY["distill"], "ipc": 2, "iterations": 4, "validate": {**TINY["distill"]["validate"]}}}, "")
+    tiny["baseline"]["ipc"] = 2
+    monkeypatch.setattr(choosing, "parameters", lambda recipe, settings: tiny)
+    monkeypatch.setattr(choosing, "EVERY", 2)
+    found = choosing.curves({}, tmp_path / "run")
+    written = pd.read_csv(tmp_path / "run/results/distill/curves.csv")
+    assert [row["iteration"] for row in found] == [2, 4]
+    assert [row["loss"] for row in found] == pytest.approx([written.loss[:2].mean(), written.loss[2:].mean()])
+    assert [row["step_size"] for row in found] == written.step_size[1::2].tolist()
+    assert [row["validation_accuracy"] for row in found] == pd.read_csv(tmp_path / "run/results/distill/validation.csv").iloc[:, 1].tolist()
+    assert pd.isna(found[0]["likeness"])
+    assert -1 <= found[1]["likeness"] <= 1
 
 
 def expanded(command):
