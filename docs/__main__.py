@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter
 
 from mtt.files import write
+from mtt.params import run
 from recipes.__main__ import HERE, merged
 from stages.check import SCHEMAS
 
@@ -144,7 +145,4 @@ def table(found):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from mtt import dsa, imageset, textures
+from mtt import dsa, imageset, photos, textures
 from mtt.imageset import ImageSet
 from mtt.progress import bar
 from mtt.seeds import generator
 from mtt.training import accuracy, halves
-from mtt.vision import torchvision
 
 __all__ = ["Distilled", "accuracy", "load", "train"]
 
@@ -40,11 +39,10 @@ class Distilled(ImageSet, Dataset):
         return image, self.labels[index] if self.labels.ndim > 1 else int(self.labels[index])
 
     def transform(self, picture):
-        """(C, H, W) float32, as a network takes it, of a PIL image of any size: its shorter side resized, its centre cropped."""
-        functional, (channels, *side) = torchvision.transforms.functional, self.shape
-        picture = picture.convert("L" if channels == 1 else "RGB")
-        pixels = functional.pil_to_tensor(functional.center_crop(functional.resize(picture, min(side)), side))
-        return self.normalise(pixels[None])[0]
+        """(C, H, W) float32, as a network takes it, of a PIL image of any kind and size: prepared as stage prepare does with files."""
+        channels, side, _ = self.shape
+        picture = photos.seen(picture).convert("L" if channels == 1 else "RGB")
+        return self.normalise(photos.fitted(picture, side)[None])[0]
 
     @property
     def families(self):

@@ -17,14 +17,15 @@ def wrong_words(main, words):
     try:
         inspect.signature(main).bind(*words)
     except TypeError as error:
-        return f"{main.__module__} {' '.join(words)}: {error}; dvc.yaml has the command, and `dvc repro` runs it"
+        runs = "; dvc.yaml has the command, and `dvc repro` runs it" if main.__module__.startswith("stages.") else ""
+        return f"{main.__module__} {' '.join(words)}: {error}{runs}"
     return None
 
 
 def lines(error, stage, words, values):
     """What to tell the user of `error`, which ended a stage that was called with `words`; None for an error of the program's.
 
-    `values` gives all of params.yaml.
+    `stage` is its name, or the dotted one of another command's module; `values` gives all of params.yaml.
     """
     if memory.ran_out(error):
         return [memory.line(error, stage, words, values())]
@@ -35,7 +36,7 @@ def lines(error, stage, words, values):
     text = str(error) or type(error).__name__
     if any(full in text for full in FULL):
         text += GOES_ON
-    elif stage != "prepare" and any("/" in word and word in text and not _there(word) for word in words):
+    elif stage != "prepare" and "." not in stage and any("/" in word and word in text and not _there(word) for word in words):
         text += MISSING
     return text.splitlines()
 

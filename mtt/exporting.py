@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -26,17 +27,17 @@ def main(*words):
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: found files there; wanted a new folder, or an empty one")
     (huggingface if flags else folders)(found, folder)
-    folder.joinpath(EXACT).write_bytes(Path(paths[0]).read_bytes())
+    shutil.copyfile(paths[0], folder / EXACT)
     print(f"{folder}: {len(found.images)} pictures of {len(found.classes)} classes; {loss(found)}")
 
 
 def loss(found):
     """What a picture lacks of a learned image, in words."""
     if found.images.dtype == torch.uint8:
-        return "their pixels are exact"
+        return "all pixels are exact"
     unclipped = found.plain([0.0] * found.images.shape[1], [1.0] * found.images.shape[1]).images
     share = ((unclipped < 0) | (unclipped > 1)).float().mean()
-    return f"{share:.0%} of their pixels are clipped to 0..255 and all are rounded; the numbers that were learned are in {EXACT}"
+    return f"{share:.0%} of the pixels are clipped to 0..255 and all are rounded; the numbers that were learned are in {EXACT}"
 
 
 def folders(found, folder):
@@ -72,9 +73,10 @@ def card(found):
     return f"""---
 {yaml.safe_dump(head, sort_keys=False)}---
 
-# {len(found.images)} images distilled from {found.name}
+# {len(found.images)} images that stand for {found.name}
 
-Learned by matching training trajectories. In the pictures {loss(found)} (float32, {space}).
+{"Learned by matching training trajectories. " * ("distill" in found.provenance)}In these pictures {loss(found)}.
+A network is given them {space}.
 Learned step size: {found.learning_rate or "none"}. Trained on with the augmentation and protocol that {EXACT} names:
 
 ```json

@@ -26,7 +26,7 @@ class Photos:
 
 
 def decoded(path, side):
-    """(3, side, side) uint8 of an image file: its shorter side resized with antialiasing, its centre cropped."""
+    """(3, side, side) uint8 of an image file, as fitted() makes it of what people see."""
     from PIL import Image
 
     try:
@@ -34,6 +34,11 @@ def decoded(path, side):
             image = seen(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: found no readable image ({error})") from None
+    return fitted(image, side)
+
+
+def fitted(image, side):
+    """(channels, side, side) uint8 of a Pillow image: its shorter side resized with antialiasing, its centre cropped."""
     functional = torchvision.transforms.functional
     return functional.pil_to_tensor(functional.center_crop(functional.resize(image, side), side))
 

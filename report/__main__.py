@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from string import Template
@@ -11,6 +10,7 @@ import vl_convert
 import yaml
 
 from mtt.files import write
+from mtt.params import run
 from report import gallery, parameters, provenance, scores
 from report.markup import absent
 
@@ -58,7 +58,4 @@ def curves(page, names):
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(main)

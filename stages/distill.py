@@ -103,7 +103,9 @@ SHOWN = 100  # images of a picture on their way, at most, or one a class
 
 
 def main(buffer, images, validation, *outs):
-    """Learn images and step size; write what `Outs` names."""
+    """Learn images and step size; write what `Outs` names, a path each. Raises ValueError for more or fewer, before any work."""
+    if len(outs) != len(Outs._fields):
+        raise ValueError(f"stages.distill: found {len(outs)} paths to write to; wanted {len(Outs._fields)}: {', '.join(Outs._fields)}")
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("distill", Distill)
     end_with_parent(PARENT)
     keep_memory()

@@ -16,7 +16,8 @@ import torch
 import yaml
 from conftest import ROOT
 
-from mtt import environment, errors, memory, params, store, workers
+from mtt import environment, errors, exporting, memory, params, store, workers
+from stages import distill
 
 ORDER = ["prepare", "experts", "buffer", "distill", "baseline", "evaluate", "report"]
 
@@ -64,6 +65,21 @@ def test_a_stage_whose_input_is_not_there_says_what_makes_it(make_run, stage):
 def test_a_stage_called_with_too_few_words_says_where_the_command_stands(make_run):
     line = error(*start(make_run(), "distill", words=["data/buffer"]))
     assert "distill data/buffer: missing a required argument: 'images'; dvc.yaml has the command" in line
+
+
+def test_distill_counts_the_paths_that_it_is_to_write_to_before_it_works(make_run):
+    make_run()
+    with pytest.raises(ValueError, match="stages.distill: found 2 paths to write to; wanted 9: best, last, history, animation"):
+        distill.main("data/buffer", "images.safetensors", "validation.safetensors", "set.safetensors", "last.safetensors")
+
+
+def test_a_command_that_is_no_stage_gives_no_advice_on_stages(make_run, monkeypatch):
+    make_run()
+    monkeypatch.setattr(sys, "argv", ["mtt.distilled", "export", "data/nowhere.safetensors", "out"])
+    with pytest.raises(SystemExit) as caught:
+        params.run(exporting.main)
+    assert str(caught.value).startswith("error: data/nowhere.safetensors: ")
+    assert "dvc repro" not in str(caught.value)
 
 
 def test_a_refused_value_comes_without_advice_on_missing_files(make_run, monkeypatch):
