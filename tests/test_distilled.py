@@ -187,13 +187,18 @@ def test_the_published_digits_are_the_defaults_of_the_lock_with_its_scores():
 
 @pytest.mark.slow
 def test_the_notebook_runs_and_says_what_it_shows():
-    """From start to end in a kernel of its own; the accuracy is that of the committed one within two points, and far above real images'."""
+    """From start to end in a kernel of its own; ten distilled images are worth far more than ten real ones.
+
+    On a CPU of the kind that the committed one was made on, each accuracy is within two points of what stands there; they round alike.
+    """
     notebook = nbformat.read(ROOT / "examples/use_a_set.ipynb", as_version=4)
     wanted = accuracies(notebook)
     NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "examples")}}).execute()
     found = accuracies(notebook)
-    assert found == pytest.approx(wanted, abs=0.02)
+    assert len(found) == len(wanted) == 2
     assert found[0] > found[1] + 0.1
+    if torch.backends.cpu.get_cpu_capability() == notebook.metadata["cpu"]:
+        assert found == pytest.approx(wanted, abs=0.02)
 
 
 def accuracies(notebook):
