@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mtt import vision
+
 
 def instance_norm(channels):
     """Instance norm with affine, as GroupNorm with one channel per group."""
@@ -113,11 +115,9 @@ class ViT(nn.Sequential):
     """
 
     def __init__(self, channels, side, classes, layers=4):
-        from mtt.vision import torchvision  # here: it takes seconds to load, and the others do without
-
         patch = max(2, round(side / 8))
         surplus = -side % patch
-        transformer = torchvision.models.VisionTransformer(side + surplus, patch, layers, 4, 128, 256, num_classes=classes)
+        transformer = vision.torchvision.models.VisionTransformer(side + surplus, patch, layers, 4, 128, 256, num_classes=classes)
         transformer.conv_proj = nn.Conv2d(channels, 128, patch, patch)  # in place of that of three channels
         super().__init__(nn.ZeroPad2d((0, surplus, 0, surplus)), transformer)
 

@@ -9,9 +9,8 @@ import pandas as pd
 import torch
 import yaml
 
-from mtt import imageset
+from mtt import imageset, vision
 from mtt.files import write
-from mtt.vision import torchvision
 
 USAGE = "export SET FOLDER [--huggingface]"
 EXACT = "set.safetensors"  # the set itself, beside its pictures
@@ -96,7 +95,7 @@ def draw(found, paths):
     """Write each image of the set, in pixels, to its path."""
     for path, image in zip(paths, (found.pixels() * 255).round().to(torch.uint8), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        torchvision.transforms.functional.to_pil_image(image).save(path)
+        vision.torchvision.transforms.functional.to_pil_image(image).save(path)
 
 
 def slug(name):

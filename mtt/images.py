@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtt import trees
-from mtt.vision import torchvision
+from mtt import trees, vision
 
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and deviation of its pixels
 
@@ -62,14 +61,7 @@ def _mnist(loader, root, mean, std):
     wanted = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     try:
         train, test = [loader(str(root), train=train, download=True) for train in (True, False)]
-    except (
-        RuntimeError,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AssertionError,
-    ) as error:  # torchvision asserts what a file claims to be
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError, AssertionError) as error:  # torchvision asserts what a file claims
         if all((where / name).is_file() for name in wanted):
             raise ValueError(f"{where}: found a broken idx file ({type(error).__name__}: {error})") from None
         if not isinstance(error, (RuntimeError, OSError)):
@@ -81,12 +73,12 @@ def _mnist(loader, root, mean, std):
 
 def mnist(root, side):
     """MNIST: 60,000 and 10,000 images, 28x28, grey."""
-    return _mnist(torchvision.datasets.MNIST, root, 0.1307, 0.3081)
+    return _mnist(vision.torchvision.datasets.MNIST, root, 0.1307, 0.3081)
 
 
 def fashion_mnist(root, side):
     """Fashion-MNIST: 60,000 and 10,000 images, 28x28, grey."""
-    return _mnist(torchvision.datasets.FashionMNIST, root, 0.2861, 0.3530)
+    return _mnist(vision.torchvision.datasets.FashionMNIST, root, 0.2861, 0.3530)
 
 
 def _cifar(root, archive, md5, folder, train, test, label_bytes, names):
@@ -95,7 +87,7 @@ def _cifar(root, archive, md5, folder, train, test, label_bytes, names):
     if not folder.is_dir():
         url = f"https://www.cs.toronto.edu/~kriz/{archive}"
         try:
-            torchvision.datasets.utils.download_and_extract_archive(url, str(root), md5=md5)
+            vision.torchvision.datasets.utils.download_and_extract_archive(url, str(root), md5=md5)
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{folder}: no such folder, and the download failed ({error}); put {archive} unpacked into {root}") from None
     try:

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import torch
 
-from mtt.vision import torchvision
+from mtt import vision
 
 
 class Photos:
@@ -39,7 +39,7 @@ def decoded(path, side):
 
 def fitted(image, side):
     """(channels, side, side) uint8 of a Pillow image: its shorter side resized with antialiasing, its centre cropped."""
-    functional = torchvision.transforms.functional
+    functional = vision.torchvision.transforms.functional
     return functional.pil_to_tensor(functional.center_crop(functional.resize(image, side), side))
 
 

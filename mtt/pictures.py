@@ -3,9 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from mtt import imageset
+from mtt import imageset, vision
 from mtt.files import whole
-from mtt.vision import torchvision
 
 WIDEST = 20  # classes that stand side by side
 
@@ -50,9 +49,9 @@ def save_set(path, found, most=None, whitened=False):
 def save_grid(path, pixels, columns, side=64):
     """Write images (n, C, h, w) in [0, 1] as one PNG, `columns` to a row, each blown up to at least `side` pixels without smoothing."""
     times = max(1, -(-side // pixels.shape[-1]))
-    grid = torchvision.utils.make_grid(F.interpolate(pixels, scale_factor=times), nrow=columns, padding=4, pad_value=1)
+    grid = vision.torchvision.utils.make_grid(F.interpolate(pixels, scale_factor=times), nrow=columns, padding=4, pad_value=1)
     with whole(path) as beside:
-        torchvision.utils.save_image(grid, beside, format="png")
+        vision.torchvision.utils.save_image(grid, beside, format="png")
 
 
 def main(path, out, *flags):

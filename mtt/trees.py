@@ -4,9 +4,8 @@ from pathlib import Path
 
 import torch
 
-from mtt import listing
+from mtt import listing, vision
 from mtt.photos import Photos
-from mtt.vision import torchvision
 
 TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
@@ -34,7 +33,7 @@ def listed(root, side):
 def _tree(root, side):
     """(Photos, labels), and the class names, of one tree."""
     try:
-        tree = torchvision.datasets.ImageFolder(str(root))
+        tree = vision.torchvision.datasets.ImageFolder(str(root))
     except (FileNotFoundError, OSError) as error:
         raise ValueError(f"{root}: {error}; wanted one folder of images for each class") from None
     if len(tree.classes) < 2:
@@ -56,8 +55,8 @@ def _photos(samples, side):
 def _listed(root, names, side):
     """(Photos, labels) of the images in the folders `names` of `root`, at any depth; a folder may be missing or empty."""
     numbers = {name: number for number, name in enumerate(names)}
-    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
-    samples = torchvision.datasets.folder.make_dataset(str(root), numbers, extensions, allow_empty=True)
+    extensions = vision.torchvision.datasets.folder.IMG_EXTENSIONS
+    samples = vision.torchvision.datasets.folder.make_dataset(str(root), numbers, extensions, allow_empty=True)
     if not samples:
         raise ValueError(f"{root}: found no image in a folder of a class; wanted images in {root / names[0]} and its like")
     return _photos(samples, side)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mtt import vision
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -29,7 +31,7 @@ def outcome(fault):
     for name in [name for name in sys.modules if name.startswith(("torchvision", "mtt"))]:
         del sys.modules[name]
     try:
-        import mtt.vision
+        from mtt.vision import torchvision
     except RuntimeError as raised:
         error = str(raised)
     declared = [hasattr(torch.ops.torchvision, name) for name in ("nms", "qnms")]
@@ -72,3 +74,11 @@ def test_a_healthy_torchvision_is_imported_once_and_nothing_is_declared(outcomes
 
 def test_beside_a_cpu_only_torch_the_operators_are_declared_and_all_of_torchvision_imported_again(outcomes):
     assert outcomes["sick"] == {"error": None, "declared": [True, True], "imported": 2}
+
+
+def test_torchvision_is_imported_where_it_is_first_used_and_not_before():
+    """A second or more of every process: the check of the parameters, and a distillation until it draws its pictures."""
+    code = "import sys, {}; print('torchvision' in sys.modules)"
+    assert [printed(code.format(module)) for module in ("stages.check", "stages.distill", "stages.evaluate")] == ["False\n"] * 3
+    with pytest.raises(AttributeError, match="'mtt.vision' has no attribute 'torchaudio'"):
+        vision.torchaudio  # noqa: B018
