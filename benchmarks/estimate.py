@@ -9,7 +9,7 @@ from math import ceil
 
 import torch
 
-from mtt import compiling
+from mtt import compiling, tables
 from mtt.architectures import ResNet18
 from mtt.convnet import ConvNet
 
@@ -111,8 +111,7 @@ def markdown():
     """The table of RESULTS.md."""
     columns = [column(case, *form) for case in CASES for form in ((SNAPSHOTS, 4, "float32"), (case.read, 2, "float16"))]
     lines = [[name, *(each[name] for each in columns)] for name in columns[0]]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return tables.markdown(lines[0], lines[1:])
 
 
 if __name__ == "__main__":

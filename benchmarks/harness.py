@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from mtt import tables
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results/benchmarks"
 ROUNDS = 3
@@ -74,14 +76,14 @@ def table(rows):
 
 def markdown(records):
     """Stored rows as the table of RESULTS.md. An aim is stricter than its must, so it says on which side of it a value is to be."""
-    lines = ["| what | case | value | must | aim | bare convolutions' share: plain, ours |", "|---|---|---|---|---|---|"]
+    head, lines = ["what", "case", "value", "must", "aim", "bare convolutions' share: plain, ours"], []
     for row in records:
         value = "not measured" if row["value"] is None else f"{row['value']:.3g}" + (" **missed**" if row["met"] is False else "")
         sign = ">=" if row["must"] and (row["aim"] or 0) > row["must"] else "<="
         bounds = ["" if row[bound] is None else f"{sign} {row[bound]:g}" for bound in ("must", "aim")]
         shares = f"{row['plain_of_bare']:.2f}, {row['ours_of_bare']:.2f}" if "plain_of_bare" in row else ""
-        lines.append("| " + " | ".join([row["name"], row["case"], value, *bounds, shares]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["name"], row["case"], value, *bounds, shares])
+    return tables.markdown(head, lines)
 
 
 def store(script, rows):

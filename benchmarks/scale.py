@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from benchmarks import harness
-from mtt import imageset, trajectory
+from mtt import imageset, tables, trajectory
 from mtt.buffer import Buffer
 from mtt.params import Augmentation, Network
 from mtt.seeds import generator
@@ -117,12 +117,9 @@ def measure(count, snapshots=SNAPSHOTS):
 
 def markdown(records):
     """The table of RESULTS.md."""
-    lines = [
-        ["seconds", *(f"{record['experts']:,} experts, {record['bytes'] / 1e6:.3g} MB" for record in records)],
-        ["---"] * (1 + len(records)),
-    ]
-    lines += [[name, *(f"{record['seconds'][name]:.2f}" for record in records)] for name in records[0]["seconds"]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head = ["seconds", *(f"{record['experts']:,} experts, {record['bytes'] / 1e6:.3g} MB" for record in records)]
+    lines = [[name, *(f"{record['seconds'][name]:.2f}" for record in records)] for name in records[0]["seconds"]]
+    return tables.markdown(head, lines)
 
 
 def main():

@@ -16,6 +16,7 @@ import yaml
 from benchmarks import estimate, harness
 from benchmarks.estimate import size_of
 from benchmarks.scale import OUTS
+from mtt import tables
 from mtt.buffer import Buffer
 from recipes.__main__ import update
 
@@ -117,13 +118,13 @@ def markdown(records):
         "CIFAR-10, 100 experts: bytes",
         *(f"{name}: {what}" for name in names for what in ("bytes", "error", "loss", "test %")),
     ]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for number, (dtype, snapshots) in enumerate(BUFFERS):
         each = [[record for record in records if record["set"] == name][number] for name in names]
         cells = [f"{dtype}, {'all snapshots' if snapshots == 'all' else 'T+ + M snapshots'}", size_of(cifar10(dtype, snapshots))]
         cut = [[record for record in records if record["set"] == name][1] for name in names]
         lines.append(cells + [cell for record, exact in zip(each, cut, strict=True) for cell in row(record, exact)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return tables.markdown(head, lines)
 
 
 def row(record, exact):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter
 
+from mtt import tables
 from mtt.files import write
 from mtt.params import run
 from recipes.__main__ import HERE, merged
@@ -140,8 +141,7 @@ def published(default, papers):
 
 def table(found):
     """Markdown."""
-    lines = [["key", "meaning", "values", "default", "in papers' recipes"], ["---"] * 5, *found]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return tables.markdown(["key", "meaning", "values", "default", "in papers' recipes"], found)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mtt import tables
 from mtt.files import write
 from mtt.params import read, run
 from mtt.robustness import augmentation_robust, hard_label_recovery, improvement_over_random, label_robust
@@ -56,8 +57,7 @@ def robust(known):
 def markdown(found):
     """The same table in Markdown, as it stands in README.md and RESULTS.md."""
     table = pivot(found).reset_index(names="")
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    return tables.markdown(list(table.columns), table.values.tolist())
 
 
 def pivot(found):

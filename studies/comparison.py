@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mtt import tables
 from studies import runs
 from studies.runs import RESULTS, ROOT, Table, parameters, spread
 
@@ -80,16 +81,16 @@ def score(method, architecture):
 def table(kept):
     """Markdown: mean and deviation over seeds of the mean of 5 networks, in %, a row a method; and the seconds of its sets."""
     cases = kept.rows[["recipe", "ipc"]].drop_duplicates().itertuples(index=False)
-    lines = [["method"]]
+    head = ["method"]
     body = {method: [method] for method in METHODS} | {"best": ["distilled, at the best rate"]}
     for recipe, ipc in cases:
-        lines[0] += [f"{recipe}, {ipc} a class: {name}" for name in (*ARCHITECTURES, "seconds")]
+        head += [f"{recipe}, {ipc} a class: {name}" for name in (*ARCHITECTURES, "seconds")]
         for method, cells in body.items():
             rows = kept.of(recipe=recipe, ipc=ipc, method="distilled" if method == "best" else method)
             for name in ARCHITECTURES:
                 cells.append(spread(rows[rows.architecture == name]["best_mean" if method == "best" else "mean"]))
             cells.append(f"{rows.seconds.mean():.0f}" if len(rows) and method not in ("best", "whole") else "")
-    return "".join(f"| {' | '.join(line)} |\n" for line in [*lines, ["---"] * len(lines[0]), *body.values()])
+    return tables.markdown(head, body.values())
 
 
 def main(*names):

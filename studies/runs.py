@@ -19,7 +19,7 @@ import torch
 import yaml
 from ruamel.yaml import YAML
 
-from mtt import imageset, store
+from mtt import imageset, store, tables
 from mtt.files import write
 from recipes.__main__ import merged, update
 
@@ -102,12 +102,11 @@ def likeness(found):
 
 def table(named, head):
     """Markdown of {name: its rows}: mean and deviation over seeds of the mean over networks."""
-    lines = [[head, "test %", "at the best rate", "validation %", "loss", "step size", "likeness"]]
-    lines.append(["---"] * len(lines[0]))
+    lines = []
     for name, rows in named.items():
         means = [pd.to_numeric(rows[column]).mean() for column in COLUMNS[3:]]
         lines.append([name, *(spread(rows[column]) for column in COLUMNS[:3]), *("" if pd.isna(mean) else f"{mean:.3g}" for mean in means)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return tables.markdown([head, "test %", "at the best rate", "validation %", "loss", "step size", "likeness"], lines)
 
 
 class Table:
@@ -137,9 +136,8 @@ def spread(means):
 
 def markdown(frame, head):
     """A data frame of words in Markdown, its index under `head`."""
-    lines = [[head, *map(str, frame.columns)], ["---"] * (1 + frame.shape[1])]
-    lines += [[str(name), *row] for name, row in zip(frame.index, frame.values.tolist(), strict=True)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [[str(name), *row] for name, row in zip(frame.index, frame.values.tolist(), strict=True)]
+    return tables.markdown([head, *map(str, frame.columns)], lines)
 
 
 def shown(text, tables):
