@@ -24,8 +24,8 @@ def main(*words):
     if command != "export" or len(paths) != 2 or flags - {"--huggingface"}:
         raise ValueError(f"the command line: found {' '.join(words) or 'nothing'}; wanted {USAGE}")
     found, folder = imageset.load(paths[0]), Path(paths[1])
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: found files there; wanted a new folder, or an empty one")
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        raise ValueError(f"{folder}: found {'files there' if folder.is_dir() else 'a file'}; wanted a new folder, or an empty one")
     (huggingface if flags else folders)(found, folder)
     shutil.copyfile(paths[0], folder / EXACT)
     print(f"{folder}: {len(found.images)} pictures of {len(found.classes)} classes; {loss(found)}")

@@ -299,6 +299,13 @@ def test_without_git_the_error_is_one_line(clone, tmp_path):
     assert re.fullmatch(r"error: git rev-parse: found .*not a git repository.*; wanted a clone of the project\n", found.stderr)
 
 
+def test_outside_the_repository_the_error_says_so(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-m", "report"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr == "error: params.yaml: no such file; run this in the repository: `make report`\n"
+
+
 PLOTS = """plots:
   - Scores: {template: bars, x: mean, x_label: accuracy, y: {scores.csv: method}}
   - Loss: {template: by_epoch, x: start_epoch, y: {loss.csv: loss}}
