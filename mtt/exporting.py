@@ -75,7 +75,7 @@ def card(found):
 
 # {len(found.images)} images that stand for {found.name}
 
-{"Learned by matching training trajectories. " * ("distill" in found.provenance)}In these pictures {loss(found)}.
+{"Learned by matching training trajectories. " if "distill" in found.provenance else ""}In these pictures {loss(found)}.
 A network is given them {space}.
 Learned step size: {found.learning_rate or "none"}. Trained on with the augmentation and protocol that {EXACT} names:
 
@@ -89,7 +89,7 @@ def labelled(found):
     """(class index, []) of each image, or of soft labels (the most probable, their probabilities)."""
     if found.labels.ndim == 1:
         return [(label, []) for label in found.labels.tolist()]
-    return [(max(range(len(row)), key=row.__getitem__), row) for row in found.labels.tolist()]
+    return list(zip(found.labels.argmax(1).tolist(), found.labels.tolist(), strict=True))
 
 
 def draw(found, paths):
