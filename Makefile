@@ -3,7 +3,7 @@ PYTHON ?= python3
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help repro test check parameters report bench growth ablations comparison successors truncation recipe prune push pull publish
+.PHONY: help repro test check parameters report bench growth ablations comparison successors choosing truncation recipe prune push pull publish
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
@@ -34,6 +34,9 @@ comparison: .venv/runtime  ## the same of the comparison with other methods (RES
 
 successors: .venv/runtime  ## the same of the ideas since the paper (docs/successors.md): results/successors.csv
 	python -m studies.successors $(if $(NAME),"$(NAME)")
+
+choosing: .venv/development  ## the same of good runs and bad ones (docs/choosing.md), all of them or NAME="good": a table and a plot
+	python -m studies.choosing $(if $(NAME),"$(NAME)")
 
 truncation: .venv/development  ## how wrong the truncated gradient is (docs/successors.md): a table and a plot
 	python -m studies.truncation

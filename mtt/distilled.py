@@ -1,8 +1,8 @@
 """Somebody's distilled set, in use: `load` it, `train` a network of your own on it, `export` its pictures.
 
     data = distilled.load("sets/digits-ipc1.safetensors")
-    network = distilled.train(torchvision.models.resnet18(num_classes=10), data)
-    distilled.accuracy(network, data.normalise(images), labels)     # images (n, C, H, W) uint8
+    network = distilled.train(network, data)                       # any nn.Module: images of data.shape to a logit for each of data.classes
+    distilled.accuracy(network, data.normalise(images), labels)    # images (n, C, H, W) uint8
 
 On the command line: `python -m mtt.distilled export SET FOLDER [--huggingface]`.
 """

@@ -10,7 +10,8 @@ MADE_BY = "`make repro` makes .venv with it, `source .venv/bin/activate` goes th
 
 
 def check():
-    """End with one line where the system, Python or its packages are not what the project needs."""
+    """End with one line where the system, Python or its packages are not what the project needs; and, from here on, at Ctrl-C."""
+    sys.excepthook = _shown
     if sys.platform == "win32":
         sys.exit("error: found Windows; wanted Linux or macOS; on Windows: WSL (`wsl --install`), and the same commands in it")
     if not OLDEST <= tuple(sys.version_info[:2]) < NEWER:
@@ -19,6 +20,14 @@ def check():
     lacking = [name for name in PACKAGES if not _there(name)]
     if lacking:
         sys.exit(f"error: found no {', '.join(lacking)} beside {sys.executable}; wanted the packages of requirements.txt: {MADE_BY}")
+
+
+def _shown(kind, error, trace):
+    """Show an error that nobody caught. Ctrl-C is one while a command still imports, which takes seconds."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("interrupted; nothing was done yet, and the same command starts again\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _there(name):

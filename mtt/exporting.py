@@ -23,8 +23,8 @@ def main(*words):
     if command != "export" or len(paths) != 2 or flags - {"--huggingface"}:
         raise ValueError(f"the command line: found {' '.join(words) or 'nothing'}; wanted {USAGE}")
     found, folder = imageset.load(paths[0]), Path(paths[1])
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder}: found files there; wanted a new folder, or an empty one")
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        raise ValueError(f"{folder}: found {'files there' if folder.is_dir() else 'a file'}; wanted a new folder, or an empty one")
     (huggingface if flags else folders)(found, folder)
     shutil.copyfile(paths[0], folder / EXACT)
     print(f"{folder}: {len(found.images)} pictures of {len(found.classes)} classes; {loss(found)}")
@@ -74,7 +74,7 @@ def card(found):
 
 # {len(found.images)} images that stand for {found.name}
 
-{"Learned by matching training trajectories. " * ("distill" in found.provenance)}In these pictures {loss(found)}.
+{"Learned by matching training trajectories. " if "distill" in found.provenance else ""}In these pictures {loss(found)}.
 A network is given them {space}.
 Learned step size: {found.learning_rate or "none"}. Trained on with the augmentation and protocol that {EXACT} names:
 
@@ -88,7 +88,7 @@ def labelled(found):
     """(class index, []) of each image, or of soft labels (the most probable, their probabilities)."""
     if found.labels.ndim == 1:
         return [(label, []) for label in found.labels.tolist()]
-    return [(max(range(len(row)), key=row.__getitem__), row) for row in found.labels.tolist()]
+    return list(zip(found.labels.argmax(1).tolist(), found.labels.tolist(), strict=True))
 
 
 def draw(found, paths):

@@ -79,7 +79,9 @@ def ask(remote):
     except subprocess.TimeoutExpired:
         raise ValueError(f"{remote}: found no answer in {PATIENCE:g} s; wanted a server's") from None
     if found.returncode:
-        reason = found.stderr.strip().splitlines()[-1].split(": ", 1)[-1]  # less the exception's name
+        name, _, reason = found.stderr.strip().splitlines()[-1].partition(": ")  # of the exception
+        if name.endswith("RemoteNotFoundError"):
+            raise ValueError(f"remote: found no {remote} in .dvc/config; wanted one of `dvc remote list`: dvc remote add NAME URL ({HOW})")
         raise ValueError(f"{remote}: found no answer but {reason}; wanted a server's")
 
 

@@ -12,6 +12,8 @@ def read(path):
     """A YAML file with its comments. Numbers are those of YAML 1.2: dvc.lock has 1e-05, which PyYAML takes for a word."""
     try:
         return YAML().load(Path(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run this in the repository: `make report`") from None
     except YAMLError as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 

@@ -3,8 +3,7 @@
 docs/ablations.md has a table for each study and what it says; `python -m studies.ablations NAME...` runs these alone.
 """
 
-import sys
-
+from mtt.params import run
 from studies import runs
 from studies.runs import RESULTS, ROOT, Table, words
 
@@ -44,7 +43,7 @@ def main(*names):
     """Run what is missing of these studies, by default all, seed by seed; each row is written when it is there."""
     kept = Table(RESULTS / "ablations.csv", ["settings", "seed"], runs.COLUMNS)
     for seed in SEEDS:
-        for settings in [settings for name in names or STUDIES for settings in STUDIES[name]]:
+        for settings in [settings for name in runs.named(names, STUDIES) for settings in STUDIES[name]]:
             if kept.of(settings=words(settings), seed=seed).empty:
                 print(f"{words(settings) or 'the default'}, seed {seed}", flush=True)
                 found = runs.score("default", settings, seed, ROOT / ".work/studies/ablations")
@@ -53,4 +52,4 @@ def main(*names):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

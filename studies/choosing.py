@@ -3,13 +3,13 @@
 On digits. It draws docs/choosing.svg and fills the page's table; `python -m studies.choosing NAME...` runs these alone.
 """
 
-import sys
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
 
 from mtt import imageset
+from mtt.params import run
 from studies import runs
 from studies.runs import RESULTS, ROOT, Table, parameters, words
 
@@ -84,7 +84,7 @@ def draw(kept, path):
 def main(*names):
     """Run what is missing of these runs, by default all."""
     kept = Table(RESULTS / "choosing.csv", ["run", "iteration"], COLUMNS)
-    for name in names or RUNS:
+    for name in runs.named(names, RUNS):
         if kept.of(run=name).empty:
             kept.add(*({"run": name, **row} for row in curves(RUNS[name], ROOT / ".work/studies/choosing")))
     runs.show(PAGE, {"choosing": table(kept)})
@@ -92,4 +92,4 @@ def main(*names):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

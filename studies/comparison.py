@@ -5,12 +5,12 @@ wall-clock of MTT's distillation from experts that are there; `seconds` says wha
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mtt import tables
+from mtt.params import run
 from studies import runs
 from studies.runs import RESULTS, ROOT, Table, parameters, spread
 
@@ -95,12 +95,12 @@ def table(kept):
 
 def main(*names):
     """Run what is missing of these recipes, by default all, seed by seed."""
-    kept = Table(RESULTS / "comparison.csv", KEYS, COLUMNS)
+    kept, names = Table(RESULTS / "comparison.csv", KEYS, COLUMNS), runs.named(names, dict.fromkeys(recipe for recipe, _ in CASES))
     for seed in SEEDS:
         for (recipe, ipc), settings in CASES.items():
-            if not names or recipe in names:
+            if recipe in names:
                 one(recipe, ipc, settings, seed, ROOT / ".work/studies/comparison", kept)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

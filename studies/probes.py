@@ -11,6 +11,7 @@ from mtt import imageset, objectives
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import as_function, set_parameters
+from mtt.params import run
 from mtt.training import accuracy
 from mtt.unroll import Step, distance
 from studies import runs
@@ -105,4 +106,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -28,6 +28,13 @@ RESULTS = ROOT / "results"
 COLUMNS = ["test", "test_best_rate", "validation", "loss", "step_size", "likeness"]  # of a distilled set
 
 
+def named(names, known):
+    """What is to be run: these names, by default all that are known. Raises ValueError for one that is not."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"found NAME={unknown[0]}; wanted some of {'; '.join(known)}")
+    return names or list(known)
+
+
 def parameters(recipe, settings):
     """All of params.yaml: the recipe with the settings. Raises ValueError for a key that there is not."""
     text = io.StringIO()

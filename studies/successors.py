@@ -5,8 +5,7 @@ iterations, the same for each idea, and of expert epochs, but that way-points ta
 order by difficulty three networks of three epochs.
 """
 
-import sys
-
+from mtt.params import run
 from studies import runs
 from studies.runs import RESULTS, ROOT, Table
 
@@ -70,7 +69,7 @@ def main(*names):
     """Run what is missing of these cases, by default all, seed by seed; each row is written when it is there."""
     kept = Table(RESULTS / "successors.csv", ["case", "idea", "seed"], runs.COLUMNS)
     for seed in SEEDS:
-        for case in names or CASES:
+        for case in runs.named(names, CASES):
             for idea in ideas(1, 1):
                 if kept.of(case=case, idea=idea, seed=seed).empty:
                     print(f"{case}, {idea}, seed {seed}", flush=True)
@@ -80,4 +79,4 @@ def main(*names):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

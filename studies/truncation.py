@@ -4,8 +4,6 @@ Along a run of MTT with the exact gradient, which goes its own way: at its image
 sizes and numbers of steps, the gradient of the images without the Hessian terms against the exact one, on the same draws.
 """
 
-import sys
-
 import matplotlib
 import pandas as pd
 import torch
@@ -15,6 +13,7 @@ from mtt import dsa, imageset
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import as_function
+from mtt.params import run
 from mtt.seeds import generator
 from mtt.unroll import Step, batches, match
 from studies import runs
@@ -105,11 +104,11 @@ def draw(kept, path):
 def main(*names):
     """Measure what is missing of these cases, by default all."""
     kept = Table(RESULTS / "truncation.csv", ["case", "iteration", "steps", "rate"], COLUMNS)
-    for case in names or MEASURED:
+    for case in runs.named(names, MEASURED):
         along(case, kept)
     runs.show(PAGE, {"truncation": table(kept)})
     draw(kept, ROOT / "docs/truncation.svg")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

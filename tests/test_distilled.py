@@ -158,8 +158,9 @@ print(json.dumps([found.features["label"].names, found["label"][:], [list(image.
 
 def test_an_export_goes_nowhere_where_something_is_and_its_command_line_is_checked(tmp_path):
     path = saved(tmp_path)
-    with pytest.raises(ValueError, match="found files there; wanted a new folder"):
-        export(path, tmp_path)
+    for place, found in ((tmp_path, "files there"), (path, "a file")):
+        with pytest.raises(ValueError, match=f"found {found}; wanted a new folder, or an empty one"):
+            export(path, place)
     for words in ([], ["show", "a", "b"], ["export", "a"], ["export", "a", "b", "--zip"]):
         with pytest.raises(ValueError, match=r"the command line: found .*; wanted export SET FOLDER \[--huggingface\]"):
             exporting.main(*words)

@@ -318,6 +318,19 @@ def test_missing_packages_are_named_in_one_line(monkeypatch):
 
 
 @pytest.mark.slow
+def test_an_interrupt_while_a_stage_still_imports_is_one_line(tmp_path):
+    """And no other error is hidden."""
+    for raised, wanted in (("KeyboardInterrupt", "interrupted; "), ("LookupError", "Traceback")):
+        (tmp_path / "torch.py").write_text(f"raise {raised}")
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", "import sys; sys.path.insert(1, '.'); from stages import check"]
+        found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert found.returncode != 0
+        assert found.stderr.startswith(wanted)
+    assert found.stderr.endswith("LookupError\n")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["stages.check", "recipes", "studies.choosing", "benchmarks"])
 def test_every_command_looks_at_the_environment_first(command):
     """-S: without the packages."""

@@ -317,6 +317,9 @@ def test_the_published_remote_is_no_place_for_a_push(project, lab):
     found = project.make("push", fails=True)
     assert "error: remote: found published; wanted one of your own: dvc remote add -d NAME URL" in found
     assert "error: remote: found published" in lab.author.make("push", "REMOTE=published", fails=True)
+    for verb in ("push", "pull"):
+        found = lab.author.make(verb, "REMOTE=labb", fails=True)
+        assert "error: remote: found no labb in .dvc/config; wanted one of `dvc remote list`" in found
 
 
 @on("http")

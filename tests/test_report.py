@@ -125,12 +125,14 @@ def tab(chromium, page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_everything_fits_the_page_on_a_desk_and_on_a_phone_by_day_and_by_night(chromium, page, width, scheme):
-    """No sideways scrolling; each plot as wide as its place; the ink of plots is the page's; tables scroll in themselves."""
+    """No sideways scrolling; each plot as wide as its place, each key in one line; plots in the page's ink; tables scroll in themselves."""
     with opened(chromium, page, width, scheme) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") == width
         for figure in tab.query_selector_all(".curves figure"):
             place, svg = figure.bounding_box(), figure.query_selector("svg").bounding_box()
             assert 0.9 * place["width"] <= svg["width"] <= place["width"] + 1, figure.text_content()
+        lines = "key => { const text = document.createRange(); text.selectNodeContents(key); return text.getClientRects().length }"
+        assert {key.evaluate(lines) for key in tab.query_selector_all(".parameters dt")} == {1}  # however long the value beside it
         table = tab.query_selector(".wide").bounding_box()
         assert table["x"] + table["width"] <= width
         ink = tab.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.querySelector('.curves svg text')).fill]")
@@ -295,6 +297,13 @@ def test_without_git_the_error_is_one_line(clone, tmp_path):
     found = subprocess.run([sys.executable, "-m", "report"], cwd=tmp_path / "copy", env=environment, capture_output=True, text=True)
     assert found.returncode == 1
     assert re.fullmatch(r"error: git rev-parse: found .*not a git repository.*; wanted a clone of the project\n", found.stderr)
+
+
+def test_outside_the_repository_the_error_says_so(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-m", "report"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr == "error: params.yaml: no such file; run this in the repository: `make report`\n"
 
 
 PLOTS = """plots:

@@ -75,6 +75,12 @@ def test_the_truncated_gradient_nears_the_exact_one_as_the_steps_become_few_and_
     assert each[4, 0.1]["cosine"] < each[4, 0.01]["cosine"]
 
 
+@pytest.mark.parametrize("study", [ablations, choosing, comparison, successors, truncation])
+def test_a_name_that_a_study_does_not_know_is_refused_with_those_that_it_knows(study):
+    with pytest.raises(ValueError, match="^found NAME=nosuch; wanted some of "):
+        study.main("nosuch")
+
+
 @pytest.mark.parametrize("name", choosing.RUNS)
 def test_every_run_of_the_page_on_choosing_passes_the_check(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

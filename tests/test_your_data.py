@@ -17,6 +17,7 @@ from stages.prepare import Prepare
 
 PAGE = (ROOT / "docs/your-data.md").read_text()
 TREE, RUN, CSV, AGAIN = re.findall(r"^```(?:python|sh)\n(.*?)^```", PAGE, re.S | re.M)
+BACK = re.search("`(git checkout [^`]*)`", PAGE)[1]
 SMALL = {
     "network.width": 4, "experts.count": 2, "distill.iterations": 2, "distill.syn_steps": 3, "distill.validate.every": 2,
     "distill.validate.networks": 1, "distill.validate.epochs": 2, "evaluate.networks": 1, "evaluate.epochs.ConvNet": 2,
@@ -57,6 +58,9 @@ def test_the_commands_of_the_page_lead_from_photographs_to_scores(tmp_path):
     shell(AGAIN, clone)
     assert (clone / "results/scores.csv").read_text() == scores
     assert imageset.load(clone / "data/distilled/set.safetensors").name == "csv"
+    shell(BACK, clone)
+    assert not subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True).stdout
+    assert imageset.load(clone / "data/distilled/set.safetensors").name == "digits"
 
 
 def test_the_settings_of_the_page_pass_the_check(make_run):
