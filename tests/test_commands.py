@@ -195,7 +195,7 @@ def test_the_commands_of_a_page_do_what_they_say_in_a_small_clone(clone, page):
 
 
 def test_a_run_of_a_sweep_is_looked_at_applied_and_made_a_branch(clone):
-    """After the sweep of docs/experiments.md, by the name that the queue gave its first run."""
+    """After the sweep of README.md, by the name that the queue gave its first run."""
     commands = [span for span in mentions("docs/experiments.md") if elsewhere("docs/experiments.md", span) == SWEPT]
     assert len(commands) == 4
     assert len(clone.names) == 8

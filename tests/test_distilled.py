@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 from copy import deepcopy
 from dataclasses import replace
@@ -16,6 +17,7 @@ import yaml
 from conftest import ROOT
 from nbclient import NotebookClient
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from mtt import distilled, dsa, exporting, imageset, trajectory
 from mtt.convnet import ConvNet
@@ -184,6 +186,19 @@ def test_the_published_digits_are_the_defaults_of_the_lock_with_its_scores():
     scores = {(row["method"], row["architecture"]): row["mean"] for row in about["scores"]}
     rows = pd.read_csv(ROOT / "results/scores.csv").itertuples()
     assert scores == {(row.method, row.architecture): pytest.approx(row.mean) for row in rows}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/using-a-set.md"])
+def test_the_lines_of_the_pages_train_a_network(page, monkeypatch):
+    """They are given a network, and digits that it has not seen."""
+    monkeypatch.chdir(ROOT)
+    (lines,) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    digits = load_digits()
+    images = torch.tensor((digits.images * 255 / 16).round(), dtype=torch.uint8).unsqueeze(1)
+    torch.manual_seed(0)
+    given = {"network": ConvNet(1, 8, 10, width=32, depth=1), "images": images, "labels": torch.tensor(digits.target)}
+    exec(lines, given)
+    assert eval(lines.splitlines()[-1], given) > 0.8
 
 
 @pytest.mark.slow
