@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from mtt import tables
 from mtt.files import write
 from mtt.params import run
-from recipes.__main__ import HERE, merged
+from recipes.__main__ import HERE, comment, merged
 from stages.check import SCHEMAS
 
 PAGE = Path(__file__).with_name("parameters.md")
@@ -37,9 +37,9 @@ def page():
     text, alone = HEAD.format(", ".join(f"`{start}*`" for start in PUBLISHED), len(names)), []
     for key, schema in SCHEMAS.items():
         known = default[key], [paper[key] for paper in papers]
-        found = list(rows(key, schema, TypeAdapter(schema).json_schema(), *known, remark(default, key)))
+        found = list(rows(key, schema, TypeAdapter(schema).json_schema(), *known, comment(default, key)))
         if section(schema):
-            text += "\n\n".join(filter(None, [f"\n## {key}", remark(default, key), table(found)]))
+            text += "\n\n".join(filter(None, [f"\n## {key}", comment(default, key), table(found)]))
         else:
             alone += found
     return text + "\n## Lists\n\n" + table(alone)
@@ -59,7 +59,7 @@ def rows(key, schema, wanted, default, papers, meaning):
         own, alias = field.annotation, field.alias or name
         below = {**wanted["properties"][alias], "$defs": wanted.get("$defs", {})}
         below |= below["$defs"].get(below.pop("$ref", "").rpartition("/")[2], {})
-        beside = comments(schema).get(name) or remark(default, alias)
+        beside = comments(schema).get(name) or comment(default, alias)
         yield from rows(f"{key}.{alias}", own, below, default[alias], [paper[alias] for paper in papers], beside)
 
 
@@ -82,19 +82,6 @@ def source(module):
     """The lines of a module, and its tree."""
     text = inspect.getsource(sys.modules[module])
     return text.splitlines(), ast.parse(text)
-
-
-def remark(mapping, key):
-    """The comment at the end of a key's line in recipes/default.yaml."""
-    if mapping.fa.flow_style():  # one line for all its keys
-        return ""
-    return default_lines()[mapping.lc.key(key)[0]].partition("  # ")[2].strip()
-
-
-@cache
-def default_lines():
-    """The lines of recipes/default.yaml."""
-    return (HERE / "default.yaml").read_text().splitlines()
 
 
 def values(wanted):

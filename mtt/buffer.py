@@ -40,7 +40,7 @@ class Buffer:
         size = path.stat().st_size if path.exists() else None
         if size != bytes:
             found = "no such file" if size is None else f"{size} bytes"
-            raise ValueError(f"{path}: found {found}; wanted {bytes} bytes, as the index says")
+            raise ValueError(f"{path}: found {found}; wanted {bytes} bytes, as the index says: dvc pull, or dvc repro buffer")
         expert, marks = trajectory.load(path), self.index.get("waypoints")
         found, wanted = (expert.header["layout"], len(expert)), (self.index["layout"], len(marks) if marks else self.index["snapshots"])
         if found != wanted:

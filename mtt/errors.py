@@ -4,6 +4,7 @@ import errno
 import inspect
 import os
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from mtt import memory
 
@@ -31,6 +32,8 @@ def lines(error, stage, words, values):
         return [memory.line(error, stage, words, values())]
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # whose import takes seconds
         return [f"{stage}: torch.compile failed ({str(error).strip().splitlines()[0]}); MTT_COMPILE=0 goes without, slower"]
+    if isinstance(error, CalledProcessError):
+        return [f"{' '.join(map(str, error.cmd))}: ended with status {error.returncode}; what it said stands above"]
     if not isinstance(error, (ValueError, OSError, ArithmeticError)):
         return None
     text = str(error) or type(error).__name__

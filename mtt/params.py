@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mtt import errors
 
+DIVERGED = 3  # the exit status where numbers are no longer finite, which is a result; that of any other error is 1
 LARGEST = 1 << 15  # bytes; ours has 3 kB, and PyYAML and pydantic take up to 2 kB for each
 
 
@@ -67,7 +68,8 @@ def read_all(path="params.yaml"):
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: found {type(values).__name__}; wanted sections, as in recipes/default.yaml")
+        found = "nothing" if values is None else type(values).__name__
+        raise ValueError(f"{path}: found {found}; wanted sections, as in recipes/default.yaml")
     return values
 
 
@@ -143,7 +145,7 @@ def _is_number(word):
 
 
 def run(main):
-    """Call a stage's `main` with the paths of its command line; an error of the user's becomes one line and exit status 1.
+    """Call a stage's `main` with the paths of its command line; an error of the user's becomes one line and exit status 1 (or DIVERGED).
 
     The `main` that is called is the importable module's, not that of `__main__`, so that a job elsewhere finds its functions by name.
     """
@@ -158,6 +160,10 @@ def run(main):
     except Exception as error:
         if not (lines := errors.lines(error, stage, words, read_all)):
             raise
-        sys.exit("\n".join(f"error: {line}" for line in lines))
+        said = "\n".join(f"error: {line}" for line in lines)
+        if type(error) is not ArithmeticError:  # which stages raise for this alone
+            sys.exit(said)
+        print(said, file=sys.stderr)
+        sys.exit(DIVERGED)
     except KeyboardInterrupt:
         sys.exit("interrupted; what was finished is kept, and the same command goes on from there")

@@ -33,7 +33,7 @@ def decoded(path, side):
         with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:  # of EXIF that is broken: then nothing is turned
             image = seen(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: found no readable image ({error})") from None
+        raise ValueError(f"{path}: found no readable image ({error}); wanted one: mend it, or take it out") from None
     return fitted(image, side)
 
 

@@ -21,6 +21,13 @@ def merged(name):
     return base
 
 
+def comment(values, key):
+    """The words after `#` on the line of a key, empty where there are none."""
+    tokens = values.ca.items.get(key, ()) if hasattr(values, "ca") else ()
+    found = [token.value for token in tokens if hasattr(token, "value")]
+    return found[0].split("\n")[0].lstrip("# ").strip() if found else ""
+
+
 def update(values, changes, place):
     """Put `changes` into `values`, section by section."""
     for key, change in changes.items():

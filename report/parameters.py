@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
+from recipes.__main__ import comment
 from report.markup import marked, text
 
 
@@ -19,9 +20,10 @@ def read(path):
 
 
 def title(values):
-    """What is distilled into how much."""
-    ipc = values["distill"]["ipc"]
-    return text(f"{values['prepare']['set']}, {ipc} image{'s' if ipc > 1 else ''} per class")
+    """What is distilled into how much; a set of one's own is called as its folder."""
+    prepare, ipc = values["prepare"], values["distill"]["ipc"]
+    name = Path(prepare["raw"]).name if prepare["set"] in ("folder", "csv") else prepare["set"]
+    return text(f"{name}, {ipc} image{'s' if ipc > 1 else ''} per class")
 
 
 def cards(values):
@@ -48,13 +50,6 @@ def rows(values, place=""):
             yield from rows(value, f"{place}{key}.")
         else:
             yield f"{place}{key}", plain(value), words
-
-
-def comment(values, key):
-    """The words after `#` on the line of a key, empty where there are none."""
-    tokens = values.ca.items.get(key, ()) if hasattr(values, "ca") else ()
-    found = [token.value for token in tokens if hasattr(token, "value")]
-    return found[0].split("\n")[0].lstrip("# ").strip() if found else ""
 
 
 def plain(value):

@@ -26,16 +26,16 @@ CLASSES = {"digits": 10, "MNIST": 10, "FashionMNIST": 10, "CIFAR10": 10, "CIFAR1
 
 
 class Prepare(Section):
-    """`prepare:`"""
+    """`prepare:`; what came after the first sets stands in a set's provenance only where it is not the default."""
 
     raw: str  # where raw images lie; data/raw/README.md says what to put there
     set: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet", "folder", "csv"]
-    classes: Literal["all"] | Indices = Field(exclude_if=lambda kept: kept == "all")  # in this order; "all" stands in no set's provenance
+    classes: Literal["all"] | Indices = Field(exclude_if=lambda kept: kept == "all")  # indices of those that are taken, in this order
     side: int = Field(ge=8)  # pixels, of `folder`, `csv` and `ImageNet`; the other sets have their own
     test: float = Field(gt=0, lt=1)  # share of each class held out, where the set has no test split
     validation: float = Field(gt=0, lt=1)  # share of each class of train held out to select on
     seed: int = Field(ge=0)  # of both splits
-    zca: bool = Field(exclude_if=lambda zca: not zca)  # whiten, in place of mean and deviation; False is in no set's provenance
+    zca: bool = Field(exclude_if=lambda zca: not zca)  # whiten, in place of mean and deviation
 
 
 def main(raw, train, validation, test):
@@ -49,7 +49,7 @@ def main(raw, train, validation, test):
     for part, (_, labels) in parts.items():
         empty = [name for k, name in enumerate(found.classes) if not (labels == k).any()]
         if empty:
-            raise ValueError(f"{part}: found no image of {empty}; wanted three images of every class, or prepare.classes without it")
+            raise ValueError(f"{raw}: found no image of {empty} for {part}; wanted three of every class, or prepare.classes without it")
     mean, std = normalisation(found, parts[train][0])
     if min(std) == 0:
         raise ValueError(f"{raw}: found training images of one colour; wanted some that differ")

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from mtt import imageset, store, tables
 from mtt.files import write
+from mtt.params import DIVERGED
 from recipes.__main__ import merged, update
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +88,7 @@ def score(recipe, settings, seed, folder):
         try:
             stage("distill")
         except subprocess.CalledProcessError as error:
-            if error.returncode != 1:  # killed or interrupted: no result; a stage that refuses says why and ends with 1
+            if error.returncode != DIVERGED:  # killed, refused, out of space: no result
                 raise
             return {}
         stage("evaluate")

@@ -66,7 +66,7 @@ def test_the_page_of_parameters_is_what_the_command_writes():
 
 def test_a_parameter_without_a_meaning_is_refused(monkeypatch):
     monkeypatch.setattr(parameters, "comments", lambda schema: {})
-    monkeypatch.setattr(parameters, "remark", lambda mapping, key: "")
+    monkeypatch.setattr(parameters, "comment", lambda mapping, key: "")
     with pytest.raises(ValueError, match="prepare.raw: found no comment beside it"):
         parameters.page()
 

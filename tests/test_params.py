@@ -123,7 +123,7 @@ def test_several_faults_give_several_lines(tmp_path):
     ("text", "line"),
     [
         ("other: {}\n", "found no toy; wanted"),
-        ("", "found NoneType; wanted"),
+        ("", "found nothing; wanted"),
         ("- toy\n", "found list; wanted"),
         ("toy\n", "found str; wanted"),
         ("toy:\n", "toy = None: "),
@@ -174,10 +174,20 @@ def ended(raising):
         ("raise ValueError('a.yaml: first\\nb.yaml: second')", "error: a.yaml: first\nerror: b.yaml: second\n"),
         ("open('nowhere/file')", "error: [Errno 2] No such file or directory: 'nowhere/file'\n"),
         ("1 / 0", "error: division by zero\n"),
+        (
+            "import subprocess; subprocess.run(['false'], check=True)",
+            "error: false: ended with status 1; what it said stands above\n",
+        ),
     ],
 )
 def test_an_error_of_the_users_ends_a_stage_with_status_1_and_no_traceback(raising, errors):
     assert ended(raising) == (1, errors)
+
+
+@pytest.mark.slow
+def test_numbers_that_are_no_longer_finite_end_a_stage_with_a_status_of_their_own():
+    """It is a result, of which a study makes an empty row; an error is none."""
+    assert ended("raise ArithmeticError('the loss is not finite')") == (params.DIVERGED, "error: the loss is not finite\n")
 
 
 @pytest.mark.slow

@@ -233,10 +233,11 @@ def test_an_ablation_is_run_and_scored_by_the_pipelines_own_stages(tmp_path, mon
     assert yaml.safe_load((tmp_path / "run/params.yaml").read_text())["distill"]["start"] == "noise"
 
 
-def test_an_ablation_that_is_killed_leaves_no_row(tmp_path, monkeypatch):
+@pytest.mark.parametrize("status", [-9, 1])
+def test_an_ablation_that_is_killed_or_refused_leaves_no_row(tmp_path, monkeypatch, status):
     def killed(name):
         if name == "distill":
-            raise subprocess.CalledProcessError(-9, name)
+            raise subprocess.CalledProcessError(status, name)
 
     monkeypatch.setattr(runs, "stage", killed)
     with pytest.raises(subprocess.CalledProcessError):
