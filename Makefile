@@ -12,7 +12,7 @@ repro: .venv/runtime  ## run the pipeline on params.yaml, as `dvc repro`
 	dvc repro
 
 test: .venv/development  ## lint and every test
-	ruff check . && ruff format --check . && pytest -n 2 --dist loadfile --no-loadscope-reorder
+	ruff check . && ruff format --check . && pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/runtime  ## check params.yaml
 	python -m stages.check
