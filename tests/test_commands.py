@@ -57,7 +57,8 @@ def blocks(page):
 
 def lines(page):
     """The commands in the blocks of a page, without their remarks."""
-    found = [line for language, text in blocks(page) if language == "sh" for line in text.splitlines()]
+    texts = [text.replace("\\\n", "") for language, text in blocks(page) if language == "sh"]  # a line that goes on is one
+    found = [line for text in texts for line in text.splitlines()]
     return [re.sub(r"\s+#.*", "", line) for line in found if line.strip()]
 
 
