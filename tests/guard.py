@@ -21,9 +21,11 @@ SECTIONS = ("augmentation", "distill", "evaluate")  # of params.yaml; they have 
 
 def readers():
     """{kind: function(path)} that reads all of a file; a buffer's index with the trajectories that it names, and their digests."""
-    from mtt import images, imageset, params, state, trajectory
+    from mtt import images, imageset, params, state, trajectory, vision
     from mtt.buffer import Buffer
     from stages.check import SCHEMAS
+
+    assert vision.torchvision  # imported where it is first used: now, and not in the memory of a file
 
     def parameters(path):
         faults = []

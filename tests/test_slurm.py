@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, Run
 
-from mtt import cluster, slurm, trajectory, workers
+from mtt import cluster, params, slurm, trajectory, workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.remote]
 
@@ -329,7 +329,7 @@ def test_an_error_of_an_expert_is_the_one_line_that_it_is_on_one_machine(clone):
     clone.set(experts={"learning_rate": 1e30})
     process = clone.stage("experts")
     output = process.communicate(timeout=100)[0]
-    assert process.returncode == 1
+    assert process.returncode == params.DIVERGED
     assert re.search(r"^error: expert \d, epoch 1: its parameters are not finite; lower experts.learning_rate$", output, re.M)
     assert "Traceback" not in output
     wait_for(lambda: not queue())
