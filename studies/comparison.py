@@ -23,7 +23,7 @@ CASES = {
     ("default", 1): {},
     ("default", 10): {
         "distill.lr_img": 100.0,
-        "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 60,
+        "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 80,
         "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 60,
         "baseline.dm.iterations": 5000,
     },
