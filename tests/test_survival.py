@@ -17,8 +17,8 @@ from conftest import ROOT, Run
 pytestmark = pytest.mark.slow
 
 LONG = {  # some seconds of work in each of the two stages that resume
-    "experts": {"count": 3, "epochs": 400},
-    "distill": {"iterations": 400, "validate": {"every": 100, "networks": 1, "epochs": 2}},
+    "experts": {"count": 3, "epochs": 300},
+    "distill": {"iterations": 300, "validate": {"every": 100, "networks": 1, "epochs": 2}},
 }
 
 
