@@ -61,8 +61,10 @@ def settings(case, idea):
 
 
 def tables(kept):
-    """{case: its Markdown}."""
-    return {case: runs.table({idea: kept.of(case=case, idea=idea) for idea in ideas(1, 1)}, "idea") for case in CASES}
+    """{case: its Markdown}, of the ideas that have a row."""
+    found = {case: {idea: kept.of(case=case, idea=idea) for idea in ideas(1, 1)} for case in CASES}
+    found = {case: {idea: rows for idea, rows in each.items() if len(rows)} for case, each in found.items()}
+    return {case: runs.table(each, "idea") if each else "Not run yet.\n" for case, each in found.items()}
 
 
 def main(*names):
