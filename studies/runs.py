@@ -122,7 +122,8 @@ class Table:
 
     def __init__(self, path, keys, columns):
         self.path, self.keys, self.columns = path, keys, [*keys, *columns, "commit"]
-        self.rows = pd.read_csv(path, keep_default_na=False) if path.exists() else pd.DataFrame(columns=self.columns)
+        as_words = {"commit": str}  # some are all digits
+        self.rows = pd.read_csv(path, keep_default_na=False, dtype=as_words) if path.exists() else pd.DataFrame(columns=self.columns)
 
     def of(self, **wanted):
         """The rows that have these values in their columns."""
