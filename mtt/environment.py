@@ -23,9 +23,9 @@ def check():
 
 
 def _shown(kind, error, trace):
-    """Show an error that nobody caught. Ctrl-C is one while a command still imports, which takes seconds."""
+    """Show an error that nobody caught. Ctrl-C is one while a command imports, and where it keeps nothing."""
     if issubclass(kind, KeyboardInterrupt):
-        sys.stderr.write("interrupted; nothing was done yet, and the same command starts again\n")
+        sys.stderr.write("interrupted; the same command starts again\n")
     else:
         sys.__excepthook__(kind, error, trace)
 
