@@ -130,8 +130,9 @@ class Table:
         return self.rows[(self.rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
 
     def add(self, *rows):
-        """Add rows, {column: value}, and write the file, whole or not at all."""
+        """Add rows, {column: value}, their numbers at six digits, and write the file, whole or not at all."""
         now = commit()
+        rows = [{name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()} for row in rows]
         self.rows = pd.DataFrame([*self.rows.to_dict("records"), *({**row, "commit": now} for row in rows)], columns=self.columns)
         self.rows = self.rows.sort_values(self.keys, ignore_index=True)
         write(self.path, self.rows.to_csv(index=False, float_format="%.6g"))

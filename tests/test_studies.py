@@ -208,6 +208,18 @@ def test_a_row_is_found_again_by_its_keys_after_a_restart(tmp_path, monkeypatch,
     assert set(again.rows.commit) == {commit}
 
 
+def test_the_rows_of_a_run_are_those_that_its_file_has_though_others_have_no_number(tmp_path):
+    first, columns = Table(tmp_path / "rows.csv", ["seed"], ["test", "likeness"]), ["test", "likeness"]
+    first.add({"seed": 0, "test": 1 / 3})
+    for seed in (1, 2):
+        table = Table(tmp_path / "rows.csv", ["seed"], columns)
+        table.add({"seed": seed, "test": 1 / 3, "likeness": 2 / 3})
+    assert pd.read_csv(tmp_path / "rows.csv", dtype=str, keep_default_na=False)[columns].values.tolist() == [
+        ["0.333333", ""], ["0.333333", "0.666667"], ["0.333333", "0.666667"],
+    ]  # fmt: skip
+    assert table.of(seed=2)[columns].values.tolist() == [[0.333333, 0.666667]]
+
+
 def test_images_that_are_one_are_alike_and_those_of_noise_are_not():
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 0, 1, 1])
