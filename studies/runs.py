@@ -139,9 +139,10 @@ class Table:
 
 
 def spread(means):
-    """Mean, deviation and number of some accuracies, in %; empty where there is none. A run that was not finished has no accuracy."""
-    means = pd.to_numeric(means).dropna()
-    return f"{100 * means.mean():.1f} +- {100 * means.std(ddof=0):.1f} ({len(means)})" if len(means) else ""
+    """Mean, deviation and number of some accuracies, in %; one has no deviation, none is empty, as is a run that was not finished."""
+    means = 100 * pd.to_numeric(means).dropna()
+    deviation = f" +- {means.std(ddof=0):.1f}" if len(means) > 1 else ""
+    return f"{means.mean():.1f}{deviation} ({len(means)})" if len(means) else ""
 
 
 def markdown(frame, head):

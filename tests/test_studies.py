@@ -178,11 +178,12 @@ def test_no_method_that_learns_its_images_was_given_less_time_than_mtt():
 
 def test_the_table_of_the_comparison_gathers_seeds_and_has_the_whole_set_once(tmp_path):
     kept = Table(tmp_path / "rows.csv", comparison.KEYS, comparison.COLUMNS)
+    rows = []
     for seed, mean in enumerate((0.5, 0.7)):
         key = {"recipe": "default", "ipc": 1, "method": "dm", "architecture": "ConvNet", "seed": seed}
         kept.add({**key, "mean": mean, "std": 0, "best_mean": mean, "best_std": 0, "seconds": 10 + 4 * seed})
-    (row,) = [line for line in comparison.table(kept).splitlines() if line.startswith("| dm")]
-    assert row == "| dm | 60.0 +- 10.0 (2) |  | 12 |"
+        rows += [line for line in comparison.table(kept).splitlines() if line.startswith("| dm")]
+    assert rows == ["| dm | 50.0 (1) |  | 10 |", "| dm | 60.0 +- 10.0 (2) |  | 12 |"]
     cells = [comparison.scored_on("whole", ipc, seed) for _, ipc in comparison.CASES for seed in comparison.SEEDS]
     assert sum(map(len, cells)) == len({recipe for recipe, _ in comparison.CASES})
 
