@@ -14,7 +14,7 @@ PAGE = ROOT / "docs/successors.md"
 # Each case: the recipe, differences from it, T+ and the number of iterations, by which ideas that have a length are scaled.
 CASES = {
     "digits, 1": ("default", {}, 8, 200),
-    "digits, 10": ("digits-ipc10", {}, 8, 200),
+    "digits, 10": ("default", {"distill.ipc": 10, "baseline.ipc": 10, "distill.lr_img": 100.0}, 8, 200),
     "digits, 50": ("digits-ipc50", {}, 8, 200),
     "Fashion-MNIST, 1": ("fashion-mnist-ipc1-cpu", {"network.width": 32}, 3, 300),
     "Fashion-MNIST, 10": (
