@@ -1,4 +1,4 @@
-"""Ideas since the paper, each alone and those together that help: `make successors` runs what has no row in results/successors.csv.
+"""Ideas since the paper, each alone, and two together: `make successors` runs what has no row in results/successors.csv.
 
 docs/successors.md has the tables; `python -m studies.successors CASE...` runs these alone. The budget is the case's number of
 iterations, the same for each idea, and of expert epochs, but that way-points take one more, GSAM two gradients a step, and the
@@ -48,7 +48,7 @@ def ideas(last, iterations):
             "experts.order": "difficulty", "experts.difficulty.epochs": 3, "experts.difficulty.growing": -(-last // 2),
         },
         "MCT: four way-points": {"buffer.waypoints": 4},
-        "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},  # what helped alone
+        "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},  # the highest at the learned step size
     }  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def test_the_table_and_the_picture_of_the_page_on_choosing_are_those_of_the_comm
     drawn, committed = ((folder / "choosing.svg").read_text() for folder in (tmp_path, ROOT / "docs"))
     assert re.sub(NUMBER, "", drawn) == re.sub(NUMBER, "", committed)
     places = [[float(number) for number in re.findall(NUMBER, picture)] for picture in (drawn, committed)]
-    assert places[0] == pytest.approx(places[1], abs=1e-4)  # logarithms differ in their last bits from processor to processor
+    assert places[0] == pytest.approx(places[1], abs=1e-4)  # the last bits of logarithms are not the same on every machine
 
 
 def test_each_bad_run_of_the_page_on_choosing_shows_its_fault():
