@@ -48,7 +48,7 @@ def ideas(last, iterations):
             "experts.order": "difficulty", "experts.difficulty.epochs": 3, "experts.difficulty.growing": -(-last // 2),
         },
         "MCT: four way-points": {"buffer.waypoints": 4},
-        "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},  # the highest at the learned step size
+        "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},
     }  # fmt: skip
 
 
