@@ -77,7 +77,7 @@ def describe(task, before, tick):
 
 
 def test_tasks_are_jobs_that_keep_their_turns_and_at_most_so_many_at_a_time(jobs, monkeypatch, capfd, tmp_path):
-    """Four tasks of two turns, two at a time on four processors, one thread each; nothing is left in the store or in the queue."""
+    """Four tasks of two turns, two at a time on four processors, one thread each; nothing is left in the store, and soon nothing in the queue."""
     monkeypatch.setenv("MTT_WORKERS", "2")
     with workers.pool(4) as each:
         found = each([square, describe], [3, 1, 2, 0], "squares", 3)
@@ -85,7 +85,7 @@ def test_tasks_are_jobs_that_keep_their_turns_and_at_most_so_many_at_a_time(jobs
     starts = [start for *_, start, _ in found.values()]
     assert max(sum(first <= start < last for *_, first, last in found.values()) for start in starts) <= 2
     assert "12/12" in capfd.readouterr().err
-    assert not queue()
+    wait_for(lambda: not queue())  # a job's result is there before its process has ended
     assert not list((tmp_path / "work/slurm").iterdir())
 
 
@@ -104,7 +104,7 @@ def test_the_error_of_a_job_is_the_error_of_the_run_and_cancels_the_others(jobs)
     with pytest.raises(ValueError, match="task 1") as error, workers.pool(3) as each:
         each([fail], [0, 1, 2], "fails", 1)
     assert str(error.value) == "task 1 is wrong"
-    wait_for(lambda: not queue(), seconds=5)
+    wait_for(lambda: not queue(), seconds=30)  # half of what the others would take
     with pytest.raises(TypeError, match="has no len") as error, workers.pool(1) as each:
         each([break_down], [0], "breaks", 1)
     assert "in break_down" in error.value.__notes__[0]
@@ -339,9 +339,12 @@ def test_an_interrupt_cancels_the_jobs(clone):
     clone.set(**LONG)
     process = clone.stage("experts")
     wait_for(running, process)
+    for job in (found := running()):
+        stop(job)
     os.killpg(process.pid, signal.SIGINT)
-    assert "interrupted; what was finished is kept" in process.communicate(timeout=30)[0]
-    wait_for(lambda: not queue(), seconds=10)
+    assert "interrupted; what was finished is kept" in process.communicate(timeout=60)[0]
+    wait_for(lambda: not queue())
+    assert {state for job, state in queue("--states=all") if job in found} == {"CANCELLED"}
 
 
 def test_a_job_ends_where_nothing_changes_the_sign_of_life_and_not_before(tmp_path):
