@@ -297,6 +297,14 @@ def test_an_unknown_recipe_or_key_is_refused():
         recipes.update(recipes.merged("default"), {"distill": {"syn_stepz": 1}}, "recipes/x.yaml: ")
 
 
+def test_a_recipe_may_score_on_a_network_of_which_the_default_has_no_epochs():
+    values = recipes.merged("default")
+    recipes.update(values, {"evaluate": {"epochs": {"LeNet": 100}}, "whole": {"epochs": {"MLP": 5}}}, "recipes/x.yaml: ")
+    assert values["evaluate"]["epochs"]["ConvNet"] == 300
+    assert values["evaluate"]["epochs"]["LeNet"] == 100
+    assert values["whole"]["epochs"]["MLP"] == 5
+
+
 def test_the_committed_params_equal_the_default():
     committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert committed == (ROOT / "recipes/default.yaml").read_text()

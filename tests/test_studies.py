@@ -165,7 +165,8 @@ def test_every_table_of_the_page_is_followed_by_what_it_says():
 def test_the_table_of_the_results_is_that_of_the_rows_of_the_comparison():
     kept = Table(runs.RESULTS / "comparison.csv", comparison.KEYS, comparison.COLUMNS)
     text = (ROOT / "RESULTS.md").read_text()
-    assert runs.shown(text, {"comparison": comparison.table(kept)}) == text
+    assert runs.shown(text, comparison.tables(kept)) == text
+    assert all(f"<!-- {name} -->" in text for name in comparison.tables(kept))
     assert set(zip(kept.rows.recipe, kept.rows.ipc, strict=True)) <= comparison.CASES.keys()
 
 
@@ -182,9 +183,9 @@ def test_the_table_of_the_comparison_gathers_seeds_and_has_the_whole_set_once(tm
     for seed, mean in enumerate((0.5, 0.7)):
         key = {"recipe": "default", "ipc": 1, "method": "dm", "architecture": "ConvNet", "seed": seed}
         kept.add({**key, "mean": mean, "std": 0, "best_mean": mean, "best_std": 0, "seconds": 10 + 4 * seed})
-        rows += [line for line in comparison.table(kept).splitlines() if line.startswith("| dm")]
+        rows += [line for line in comparison.tables(kept)["comparison: default"].splitlines() if line.startswith("| dm")]
     assert rows == ["| dm | 50.0 (1) |  | 10 |", "| dm | 60.0 +- 10.0 (2) |  | 12 |"]
-    cells = [comparison.scored_on("whole", ipc, seed) for _, ipc in comparison.CASES for seed in comparison.SEEDS]
+    cells = [comparison.scored_on("whole", recipe, ipc, seed) for recipe, ipc in comparison.CASES for seed in comparison.SEEDS]
     assert sum(map(len, cells)) == len({recipe for recipe, _ in comparison.CASES})
 
 
