@@ -77,7 +77,7 @@ def describe(task, before, tick):
 
 
 def test_tasks_are_jobs_that_keep_their_turns_and_at_most_so_many_at_a_time(jobs, monkeypatch, capfd, tmp_path):
-    """Four tasks of two turns, two at a time on four processors, one thread each; nothing is left in the store, and soon nothing in the queue."""
+    """Four tasks of two turns, two at a time on four processors, one thread each; nothing stays in the store or, soon, in the queue."""
     monkeypatch.setenv("MTT_WORKERS", "2")
     with workers.pool(4) as each:
         found = each([square, describe], [3, 1, 2, 0], "squares", 3)
