@@ -205,7 +205,7 @@ def test_the_lines_of_the_pages_train_a_network(page, monkeypatch):
 def test_the_notebook_runs_and_says_what_it_shows():
     """From start to end in a kernel of its own; ten distilled images are worth far more than ten real ones.
 
-    On a CPU of the kind that the committed one was made on, each accuracy is within two points of what stands there; they round alike.
+    Each accuracy is within five points of what stands there: rounding alone, other on each kind of processor, has made two.
     """
     notebook = nbformat.read(ROOT / "examples/use_a_set.ipynb", as_version=4)
     wanted = accuracies(notebook)
@@ -213,8 +213,7 @@ def test_the_notebook_runs_and_says_what_it_shows():
     found = accuracies(notebook)
     assert len(found) == len(wanted) == 2
     assert found[0] > found[1] + 0.1
-    if torch.backends.cpu.get_cpu_capability() == notebook.metadata["cpu"]:
-        assert found == pytest.approx(wanted, abs=0.02)
+    assert found == pytest.approx(wanted, abs=0.05)
 
 
 def accuracies(notebook):
