@@ -1,32 +1,27 @@
 """Buffer, first images, validation -> the distilled set, by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)."""
 
-import copy
-import json
 import math
 import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import pandas as pd
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, history, imageset, objectives, pictures, ranks, starts, store, textures, trajectory
+from mtt import compiling, dsa, history, imageset, objectives, ranks, starts, store, textures, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
-from mtt.files import write
-from mtt.functional import as_function, learner, set_parameters
-from mtt.imageset import ImageSet
+from mtt.functional import as_function
+from mtt.outcome import Outs, described, finish, shoot
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
-from mtt.seeds import generator
 from mtt.soft_labels import Hard, Learned, Taught
 from mtt.state import TENSORS, State, resume
-from mtt.training import accuracy, fit, halves, initialise
 from mtt.unroll import Step, batches, distance, match
-from mtt.workers import device, end_with_parent, groups, keep_memory, set_threads
+from mtt.validation import scorer
+from mtt.workers import device, end_with_parent, keep_memory, set_threads
 from stages import PARENT
 
 
@@ -84,22 +79,7 @@ class Distill(Section):
     seed: int = Field(ge=0)
 
 
-class Outs(NamedTuple):
-    """Where the run leaves what: paths."""
-
-    best: str  # the set that is best on validation
-    last: str  # the last one
-    history: str  # a folder of pictures, NUMBER.png of the iteration: the first images of each class on their way
-    animation: str  # these, moving
-    curves: str
-    scores: str
-    metrics: str
-    picture: str  # of the best, in pixels
-    seen: str  # and as a network takes it
-
-
 LABELS = {"hard": Hard, "teacher": Taught, "learned": Learned}
-SHOWN = 100  # images of a picture on their way, at most, or one a class
 
 
 def main(buffer, images, validation, *outs):
@@ -125,11 +105,11 @@ def main(buffer, images, validation, *outs):
         net = net.to(device())
         snapshots = p.max_start_epoch + p.expert_epochs if p.labels == "teacher" else experts.index["snapshots"]
         labels = LABELS[p.labels](answer(net), partial(experts.every, snapshots - 1))
-        state = state or begin(p, experts, images, labels, answer(net), how)
+        state = state or begin(p, experts, images, labels, net, how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         score = None
         if p.scoring.every and rank == 0:
-            score = scoring(p, net, families, validation, how["compiled"])
+            score = scorer(p, net, families, imageset.load(validation), how["compiled"])
         end, look = objective(p, net, images), partial(shoot, about, Path(folder, "history")) if rank == 0 else None
         learn(state, p, experts, net, families, labels, end, score, look, Path(folder))
         if rank == 0:
@@ -142,12 +122,26 @@ def checked(p, experts, network, families, images, validation):
     with torch.device("meta"):  # before any network is made: its sizes are those of the buffer's index
         experts.check_layout(trajectory.layout(convnet(network, experts.index)))
     experts.verify()
+    if p.canvas_size > 1 and "whitening" in experts.index:
+        raise ValueError(f"params.yaml: distill.canvas_size = {p.canvas_size}; wanted 1: the buffer's experts saw whitened images")
+    if p.batch_syn != "all" and p.batch_syn > (count := p.ipc * len(experts.index["classes"])):
+        raise ValueError(f"params.yaml: distill.batch_syn = {p.batch_syn}; wanted at most the {count} images of the set")
     needed = p.start == "real" or p.loss in ("logits", "task")  # else the buffer alone suffices
     needed |= "whitening" in experts.index  # of which the buffer has no more than the digest
     used = [images] * needed + [validation] * (p.scoring.every > 0)
     for path in used:
         experts.check_set(path, imageset.load(path).about())
     return used
+
+
+def begin(p, experts, images, labels, net, how):
+    """The State before the first iteration."""
+    x, y = starts.images(p, experts.index, images, partial(starts.right, experts, answer(net)))
+    batch = len(x) if p.batch_syn == "all" else p.batch_syn
+    if (used := batch * (p.syn_steps if p.batch_per == "step" else 1)) < len(x):
+        print(f"warning: {used} of {len(x)} images at most are used in each iteration (syn_steps, batch_syn, batch_per)")
+    x, y = x.to(device()), y.to(device())
+    return State.begin(x, labels.begin(y, x), p.lr_init, how)
 
 
 def learn(state, p, experts, net, families, labels, end, score, look, folder):
@@ -172,7 +166,7 @@ def learn(state, p, experts, net, families, labels, end, score, look, folder):
         for iteration in range(state.iteration, p.iterations):
             if look and history.due(iteration):
                 look(state)
-            segments = [segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
+            segments = [starts.segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
             values, *slopes = ranks.average(matched, segments)
             step_along(state, p, segments, values, slopes, folder)
             if score and state.iteration % p.scoring.every == 0:
@@ -250,139 +244,11 @@ def seen(b, p, families, draws):
     return b.to(device()), lambda x: dsa.apply(textures.crop(x, offsets, p.canvas_size), drawn)
 
 
-def segment(p, experts, iteration, number):
-    """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
-    draws, own = generator("distill", p.seed, number), p.start_epochs
-    first = p.max_start_epoch if own.first == "all" else own.first
-    end = starts.end(iteration, first, p.max_start_epoch, own.growing)
-    return starts.visited(number, len(experts.experts), p.seed), starts.epoch(own.floor, end, experts.straight, draws), draws
-
-
 def run_away(iteration, segments, values, alpha, error):
     """The error that stops a run whose numbers are no longer finite, before they change anything."""
     starts, loss = ", ".join(str(start) for _, start, _ in segments), ", ".join(map(str, values.tolist()))
     found = f"distill stopped at iteration {iteration + 1}, start epoch {starts}: loss {loss}, step size {float(alpha)}: {error}"
     return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
-
-
-def begin(p, experts, images, labels, output, how):
-    """The State before the first iteration: images of the set file `images`, or noise."""
-    index = experts.index
-    if p.canvas_size > 1 and "whitening" in index:
-        raise ValueError(f"params.yaml: distill.canvas_size = {p.canvas_size}; wanted 1: the buffer's experts saw whitened images")
-    k, draws = len(index["classes"]), generator("distill", p.seed, "start")
-    y = torch.arange(k).repeat_interleave(p.ipc)
-    channels, *sides = index["shape"]
-    x = torch.randn(len(y), channels, *(p.canvas_size * side for side in sides), generator=draws)
-    if p.start == "real":
-        x = real(p, images, partial(right, experts, output), draws)
-    batch = len(x) if p.batch_syn == "all" else p.batch_syn
-    if batch > len(x):
-        raise ValueError(f"params.yaml: distill.batch_syn = {batch}; wanted at most the {len(x)} images of the set")
-    if (used := batch * (p.syn_steps if p.batch_per == "step" else 1)) < len(x):
-        print(f"warning: {used} of {len(x)} images at most are used in each iteration (syn_steps, batch_syn, batch_per)")
-    x, y = x.to(device()), y.to(device())
-    return State.begin(x, labels.begin(y, x), p.lr_init, how)
-
-
-def real(p, path, right, draws):
-    """Random images of the set in `path`, class by class, or canvases tiled of them, all distinct; or canvases as they stand there."""
-    data = imageset.load(path)
-    if data.labels.ndim > 1:
-        raise ValueError(f"{path}: found a row of probabilities for each image; wanted its class, to start from")
-    if data.canvas_size not in (1, p.canvas_size):
-        raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
-    times = p.canvas_size // data.canvas_size
-    if p.start_images == "right":
-        chosen, lacking = starts.rightly(right(data), data.labels, len(data.classes), p.ipc, draws)
-        if lacking:
-            print(f"warning: {lacking} of {len(chosen)} images to start from that no expert is right on")
-    else:
-        chosen = data.some(p.ipc * times**2, draws)
-    return textures.tile(data.on("cpu")[chosen], times)
-
-
-@torch.no_grad()
-def right(experts, output, data):
-    """A mask (n,) of the images of `data` for each expert, one at a time: whether its last snapshot classifies them right."""
-    x, y = data.on(device()), data.labels.to(device())
-    for theta in experts.every(experts.index["snapshots"] - 1):
-        theta = theta.to(device())
-        yield torch.cat([output(theta, x[b]).argmax(1) == y[b] for b in torch.arange(len(y)).split(500)]).cpu()
-
-
-def scoring(p, net, families, validation, compiled):
-    """The function (x, y, alpha, iteration) -> score of a set."""
-    student = copy.deepcopy(net)  # trained in place, and not the one that is a function of theta
-    gradient = learner(student, compiling.compiled if compiled else None)
-    return partial(validate, p, student, gradient, families, imageset.load(validation))
-
-
-def validate(p, net, gradient, families, held_out, x, y, alpha, iteration):
-    """Mean validation accuracy of fresh networks, trained on the images with the learned step size."""
-    how, augment = p.scoring, textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
-    x_val, y_val, scores = held_out.on(x.device), held_out.labels.to(x.device), []
-    for numbers in groups(range(how.networks)):
-        draws = [generator("validate", iteration, number) for number in numbers]
-        fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]
-        theta = torch.stack(fresh).to(x.device)
-        for epochs, rate in halves(how.epochs, alpha):
-            fit(
-                gradient, theta, x, y, epochs=epochs, batch=how.batch, learning_rate=rate, momentum=how.momentum,
-                weight_decay=how.weight_decay, augment=augment, generators=draws, samples=p.canvas_samples,
-            )  # fmt: skip
-        scores += [accuracy(set_parameters(net, own), x_val, y_val) for own in theta]
-    return sum(scores) / len(scores)
-
-
-def described(p, index, images):
-    """What an ImageSet of learned images is but for them, their labels and the step size."""
-    about = {key: index[key] for key in ("classes", "mean", "std")} | {"name": index["set"]}
-    about["provenance"] = {"network": index["network"], "augmentation": index["augmentation"], "distill": p.model_dump(by_alias=True)}
-    about["whitening"] = imageset.load(images).whitening if "whitening" in index else None
-    return about | {"canvas_size": p.canvas_size, "canvas_samples": p.canvas_samples}
-
-
-def shoot(about, folder, state):
-    """Take a picture of the first images of each class as they stand, into `folder`."""
-    found = ImageSet(state.average.cpu(), state.y.cpu(), **about)
-    pictures.save_set(history.frame(folder, state.iteration), found, max(1, SHOWN // len(about["classes"])))
-
-
-def finish(state, p, about, labels, folder, outs):
-    """Write what the run leaves behind."""
-    ends = [(state.average, state.y, state.alpha), *([(state.best_x, state.best_y, state.best_alpha)] if state.scores else [])]
-    final, *best = [ImageSet(x.cpu(), labels.kept(y, x).cpu(), learning_rate=float(alpha), **about) for x, y, alpha in ends]
-    chosen = best[0] if best else final
-    chosen.save(outs.best)
-    final.save(outs.last)
-    pictures.save_set(outs.picture, chosen)
-    pictures.save_set(outs.seen, chosen, whitened=True)
-    frames, shown = history.frames(folder, p.iterations), store.emptied(outs.history)
-    for frame in frames:
-        store.link(frame, shown / frame.name)
-    history.animate(outs.animation, frames)
-    write_curves(state, chosen.learning_rate, outs)
-
-
-def write_curves(state, step_size, outs):
-    """Write the history in numbers."""
-    curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped", "skipped"])
-    scored = pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"])
-    write(outs.curves, curve.to_csv(index=False, float_format="%.6g"))
-    write(outs.scores, scored.to_csv(index=False, float_format="%.6g"))
-    recent = curve.tail(math.ceil(len(curve) / 10))
-    numbers = {
-        "loss": recent.loss.mean(),
-        "step_size": step_size,
-        "clamped": int(curve.clamped.sum()),
-        "skipped": int(curve.skipped.sum()),
-        "iterations": state.iteration,
-    }
-    if state.scores:
-        best, accuracy = max(state.scores, key=lambda row: row[1])
-        numbers |= {"validation_accuracy": accuracy, "best_iteration": best}
-    write(outs.metrics, json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":
