@@ -27,15 +27,15 @@ class Outs(NamedTuple):
     seen: str  # and as a network takes it
 
 
-def described(p, index, images):
+def described(index, settings, images):
     """What an ImageSet of learned images is but for them, their labels and the step size: a mapping.
 
-    `p` is `distill:` of params.yaml, `index` the buffer's; the whitening is that of the set file `images`.
+    `index` is the buffer's, `settings` are {key: value} of `distill:`; the whitening is that of the set file `images`.
     """
     about = {key: index[key] for key in ("classes", "mean", "std")} | {"name": index["set"]}
-    about["provenance"] = {"network": index["network"], "augmentation": index["augmentation"], "distill": p.model_dump(by_alias=True)}
+    about["provenance"] = {"network": index["network"], "augmentation": index["augmentation"], "distill": settings}
     about["whitening"] = imageset.load(images).whitening if "whitening" in index else None
-    return about | {"canvas_size": p.canvas_size, "canvas_samples": p.canvas_samples}
+    return about | {key: settings[key] for key in ("canvas_size", "canvas_samples")}
 
 
 def shoot(about, folder, state):
@@ -44,7 +44,7 @@ def shoot(about, folder, state):
     pictures.save_set(history.frame(folder, state.iteration), found, max(1, SHOWN // len(about["classes"])))
 
 
-def finish(state, p, about, labels, folder, outs):
+def finish(state, about, labels, folder, outs):
     """Write what the run leaves behind: `about` is from `described`, `folder` has the pictures that `shoot` took."""
     ends = [(state.average, state.y, state.alpha), *([(state.best_x, state.best_y, state.best_alpha)] if state.scores else [])]
     final, *best = [ImageSet(x.cpu(), labels.kept(y, x).cpu(), learning_rate=float(alpha), **about) for x, y, alpha in ends]
@@ -53,7 +53,7 @@ def finish(state, p, about, labels, folder, outs):
     final.save(outs.last)
     pictures.save_set(outs.picture, chosen)
     pictures.save_set(outs.seen, chosen, whitened=True)
-    frames, shown = history.frames(folder, p.iterations), store.emptied(outs.history)
+    frames, shown = history.frames(folder, state.iteration), store.emptied(outs.history)
     for frame in frames:
         store.link(frame, shown / frame.name)
     history.animate(outs.animation, frames)

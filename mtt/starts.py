@@ -47,47 +47,33 @@ def visited(number, count, seed):
     return int(order[number % count])
 
 
-def images(p, index, path, right):
-    """The first images x (n, C, H, W) and their classes y (n,), class by class: noise, or random ones of the set file `path`.
+def real(path, ipc, canvas_size, right, draws):
+    """Random images of the set in `path`, class by class, or canvases tiled of them, all distinct; or canvases as they stand there.
 
-    `p` is `distill:` of params.yaml, `index` the buffer's; right(ImageSet) gives the masks that `rightly` takes.
+    `ipc` of each class; right(ImageSet) gives the masks that `rightly` takes, None takes any images.
     """
-    draws = generator("distill", p.seed, "start")
-    y = torch.arange(len(index["classes"])).repeat_interleave(p.ipc)
-    channels, *sides = index["shape"]
-    x = torch.randn(len(y), channels, *(p.canvas_size * side for side in sides), generator=draws)
-    return (real(p, path, right, draws) if p.start == "real" else x), y
-
-
-def real(p, path, right, draws):
-    """Random images of the set in `path`, class by class, or canvases tiled of them, all distinct; or canvases as they stand there."""
     data = imageset.load(path)
     if data.labels.ndim > 1:
         raise ValueError(f"{path}: found a row of probabilities for each image; wanted its class, to start from")
-    if data.canvas_size not in (1, p.canvas_size):
-        raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {p.canvas_size}, or images")
-    times = p.canvas_size // data.canvas_size
-    if p.start_images == "right":
-        chosen, lacking = rightly(right(data), data.labels, len(data.classes), p.ipc, draws)
+    if data.canvas_size not in (1, canvas_size):
+        raise ValueError(f"{path}: found canvas_size {data.canvas_size}; wanted distill.canvas_size = {canvas_size}, or images")
+    times = canvas_size // data.canvas_size
+    if right:
+        chosen, lacking = rightly(right(data), data.labels, len(data.classes), ipc, draws)
         if lacking:
             print(f"warning: {lacking} of {len(chosen)} images to start from that no expert is right on")
     else:
-        chosen = data.some(p.ipc * times**2, draws)
+        chosen = data.some(ipc * times**2, draws)
     return textures.tile(data.on("cpu")[chosen], times)
 
 
 @torch.no_grad()
 def right(experts, output, data):
-    """A mask (n,) of the images of `data` for each expert, one at a time: whether its last snapshot classifies them right."""
+    """A mask (n,) of the images of `data` for each expert, one at a time: whether its last snapshot classifies them right.
+
+    `experts` is a Buffer, `output` the network as a function (theta (P,), x) -> logits (n, K).
+    """
     x, y = data.on(device()), data.labels.to(device())
     for theta in experts.every(experts.index["snapshots"] - 1):
         theta = theta.to(device())
         yield torch.cat([output(theta, x[b]).argmax(1) == y[b] for b in torch.arange(len(y)).split(500)]).cpu()
-
-
-def segment(p, experts, iteration, number):
-    """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
-    draws, own = generator("distill", p.seed, number), p.start_epochs
-    first = p.max_start_epoch if own.first == "all" else own.first
-    last = end(iteration, first, p.max_start_epoch, own.growing)
-    return visited(number, len(experts.experts), p.seed), epoch(own.floor, last, experts.straight, draws), draws

@@ -32,7 +32,7 @@ def comment(values, key):
 def update(values, changes, place):
     """Put `changes` into `values`, section by section."""
     for key, change in changes.items():
-        if key not in values and not place.endswith(NAMES):
+        if key not in values and (isinstance(change, dict) or not place.endswith(NAMES)):
             raise ValueError(f"{place}{key}: unknown key")
         if isinstance(change, dict):
             update(values[key], change, f"{place}{key}.")

@@ -17,6 +17,7 @@ from mtt.functional import as_function
 from mtt.outcome import Outs, described, finish, shoot
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
+from mtt.seeds import generator
 from mtt.soft_labels import Hard, Learned, Taught
 from mtt.state import TENSORS, State, resume
 from mtt.unroll import Step, batches, distance, match
@@ -92,7 +93,7 @@ def main(buffer, images, validation, *outs):
     experts, size = Buffer(buffer), ranks.count(p.segments)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
     used = checked(p, experts, network, families, images, validation)
-    about = described(p, experts.index, images)
+    about = described(experts.index, p.model_dump(by_alias=True), images)
     settings = {"network": network.model_dump(), "augmentation": {"families": families}}
     settings["distill"] = p.model_dump(by_alias=True, exclude={"iterations", "images"})
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
@@ -107,13 +108,11 @@ def main(buffer, images, validation, *outs):
         labels = LABELS[p.labels](answer(net), partial(experts.every, snapshots - 1))
         state = state or begin(p, experts, images, labels, net, how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
-        score = None
-        if p.scoring.every and rank == 0:
-            score = scorer(p, net, families, imageset.load(validation), how["compiled"])
+        score = scoring(p, net, families, validation, how) if p.scoring.every and rank == 0 else None
         end, look = objective(p, net, images), partial(shoot, about, Path(folder, "history")) if rank == 0 else None
         learn(state, p, experts, net, families, labels, end, score, look, Path(folder))
         if rank == 0:
-            finish(state, p, about, labels, Path(folder, "history"), Outs(*outs))
+            finish(state, about, labels, Path(folder, "history"), Outs(*outs))
 
 
 def checked(p, experts, network, families, images, validation):
@@ -135,13 +134,26 @@ def checked(p, experts, network, families, images, validation):
 
 
 def begin(p, experts, images, labels, net, how):
-    """The State before the first iteration."""
-    x, y = starts.images(p, experts.index, images, partial(starts.right, experts, answer(net)))
+    """The State before the first iteration: images of the set file `images`, or noise."""
+    k, draws = len(experts.index["classes"]), generator("distill", p.seed, "start")
+    y = torch.arange(k).repeat_interleave(p.ipc)
+    channels, *sides = experts.index["shape"]
+    x = torch.randn(len(y), channels, *(p.canvas_size * side for side in sides), generator=draws)
+    if p.start == "real":
+        right = partial(starts.right, experts, answer(net)) if p.start_images == "right" else None
+        x = starts.real(images, p.ipc, p.canvas_size, right, draws)
     batch = len(x) if p.batch_syn == "all" else p.batch_syn
     if (used := batch * (p.syn_steps if p.batch_per == "step" else 1)) < len(x):
         print(f"warning: {used} of {len(x)} images at most are used in each iteration (syn_steps, batch_syn, batch_per)")
     x, y = x.to(device()), y.to(device())
     return State.begin(x, labels.begin(y, x), p.lr_init, how)
+
+
+def scoring(p, net, families, validation, how):
+    """The function (x, y, alpha, iteration) -> score of a set on validation."""
+    settings = p.scoring.model_dump(exclude={"every"}) | {"samples": p.canvas_samples}
+    augment = textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
+    return scorer(net, imageset.load(validation), compiling.compiled if how["compiled"] else None, augment=augment, **settings)
 
 
 def learn(state, p, experts, net, families, labels, end, score, look, folder):
@@ -166,7 +178,7 @@ def learn(state, p, experts, net, families, labels, end, score, look, folder):
         for iteration in range(state.iteration, p.iterations):
             if look and history.due(iteration):
                 look(state)
-            segments = [starts.segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
+            segments = [segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
             values, *slopes = ranks.average(matched, segments)
             step_along(state, p, segments, values, slopes, folder)
             if score and state.iteration % p.scoring.every == 0:
@@ -242,6 +254,14 @@ def seen(b, p, families, draws):
     b = b.repeat_interleave(p.canvas_samples)
     offsets, drawn = textures.draw(len(b), p.canvas_size, draws), dsa.draw(families, len(b), draws)
     return b.to(device()), lambda x: dsa.apply(textures.crop(x, offsets, p.canvas_size), drawn)
+
+
+def segment(p, experts, iteration, number):
+    """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
+    draws, own = generator("distill", p.seed, number), p.start_epochs
+    first = p.max_start_epoch if own.first == "all" else own.first
+    end = starts.end(iteration, first, p.max_start_epoch, own.growing)
+    return starts.visited(number, len(experts.experts), p.seed), starts.epoch(own.floor, end, experts.straight, draws), draws
 
 
 def run_away(iteration, segments, values, alpha, error):

@@ -54,6 +54,7 @@ def test_the_default_passes(make_run):
         ({"distill": {"canvas_size": 0.5}}, "distill.canvas_size = 0.5: Input should be a valid integer"),
         ({"distill": {"canvas_samples": 2}}, "distill.canvas_samples = 2; wanted 1 with distill.canvas_size = 1"),
         ({"architectures": ["ViT"]}, "those of ['ViT'] too"),
+        ({"evaluate": {"epochs": {"Convnet": 3}}}, "evaluate.epochs.Convnet = 3; wanted one of ConvNet, AlexNet, "),
         ({"architectures": ["ConvNet"], "robustness_architectures": ["VGG11"]}, "wanted no ['VGG11'], which architectures has not"),
         ({"surplus": 1}, "params.yaml: surplus: unknown key"),
     ],

@@ -303,6 +303,9 @@ def test_a_recipe_may_score_on_a_network_of_which_the_default_has_no_epochs():
     assert values["evaluate"]["epochs"]["ConvNet"] == 300
     assert values["evaluate"]["epochs"]["LeNet"] == 100
     assert values["whole"]["epochs"]["MLP"] == 5
+    for changes in ({"evaluate": {"epochz": 1}}, {"experts": {"LeNet": 1}}, {"evaluate": {"epochs": {"LeNt": {"x": 1}}}}):
+        with pytest.raises(ValueError, match="unknown key"):
+            recipes.update(recipes.merged("default"), changes, "")
 
 
 def test_the_committed_params_equal_the_default():

@@ -85,7 +85,7 @@ def test_tasks_are_jobs_that_keep_their_turns_and_at_most_so_many_at_a_time(jobs
     starts = [start for *_, start, _ in found.values()]
     assert max(sum(first <= start < last for *_, first, last in found.values()) for start in starts) <= 2
     assert "12/12" in capfd.readouterr().err
-    wait_for(lambda: not queue())  # a job's result is there before its process has ended
+    wait_for(lambda: not queue(), seconds=30)  # its result is there before a job has ended, which lives 60 s without a stage
     assert not list((tmp_path / "work/slurm").iterdir())
 
 
@@ -338,8 +338,7 @@ def test_an_error_of_an_expert_is_the_one_line_that_it_is_on_one_machine(clone):
 def test_an_interrupt_cancels_the_jobs(clone):
     clone.set(**LONG)
     process = clone.stage("experts")
-    wait_for(running, process)
-    for job in (found := running()):
+    for job in (found := wait_for(running, process)):
         stop(job)
     os.killpg(process.pid, signal.SIGINT)
     assert "interrupted; what was finished is kept" in process.communicate(timeout=60)[0]

@@ -1,0 +1,44 @@
+"""What a distillation leaves behind."""
+
+import pandas as pd
+import pytest
+import torch
+
+from mtt import history, imageset, outcome
+from mtt.soft_labels import Hard
+from mtt.state import State
+
+INDEX = {"set": "toy", "classes": ["ant", "bee"], "mean": [0.5], "std": [0.25], "network": {"width": 4, "depth": 1}, "augmentation": {}}
+SETTINGS = {"canvas_size": 1, "canvas_samples": 1, "syn_steps": 3}
+
+
+@pytest.fixture
+def state():
+    """After three iterations, the second of which was best."""
+    found = State.begin(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), 0.02, {})
+    for iteration, accuracy in enumerate((0.5, 0.8, 0.7), 1):
+        found.step({"x": -torch.ones_like(found.x)}, {"x": 0.1}, {"x": 0.0}, floor=0.01)
+        found.curve.append([iteration, 0, iteration % 2, 1 / iteration, 0.02, 0, 0])
+        found.score(accuracy)
+    return found
+
+
+def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_path):
+    """With what a stranger needs; and the numbers say which iteration it is."""
+    about, folder = outcome.described(INDEX, SETTINGS, "no whitening"), tmp_path / "frames"
+    outcome.shoot(about, folder, state)
+    outs = outcome.Outs(
+        *(str(tmp_path / name) for name in ("best.safetensors", "last.safetensors", "history", "all.gif")),
+        *(str(tmp_path / name) for name in ("curves.csv", "scores.csv", "metrics.json", "set.png", "seen.png")),
+    )
+    outcome.finish(state, about, Hard(), folder, outs)
+    best, last = imageset.load(outs.best), imageset.load(outs.last)
+    assert best.images.unique().item() == pytest.approx(0.2)
+    assert last.images.unique().item() == pytest.approx(0.3)
+    assert best.learning_rate == pytest.approx(0.02)
+    assert best.provenance["distill"] == SETTINGS
+    metrics = pd.read_json(outs.metrics, typ="series")
+    assert metrics.best_iteration == 2
+    assert metrics.validation_accuracy == 0.8
+    assert len(pd.read_csv(outs.curves)) == metrics.iterations == 3
+    assert [path.name for path in (tmp_path / "history").iterdir()] == [history.frame(folder, 3).name]
