@@ -265,6 +265,12 @@ def test_a_killed_distill_resumes_from_its_last_checkpoint(ready):
     assert ready.files("data/distilled/**/*") == wanted
 
 
+def test_more_images_a_step_than_the_set_has_are_refused_by_the_stage_too(ready):
+    ready.set(distill={"batch_syn": 11})
+    with pytest.raises(ValueError, match="distill.batch_syn = 11; wanted at most the 10 images of the set"):
+        ready("distill")
+
+
 def test_distill_reads_no_test_image_and_with_noise_and_no_validation_no_real_image(ready):
     for part in ("test", "train", "validation"):
         (ready.folder / f"data/prepared/{part}.safetensors").unlink()
