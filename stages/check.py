@@ -75,7 +75,7 @@ def between(values):
     for section, names in {"evaluate": values["architectures"], "whole": values["whole_architectures"]}.items():
         if lacking := [name for name in names if name not in values[section].epochs]:
             yield line(f"{section}.epochs", values[section].epochs, f"those of {lacking} too")
-        for name in values[section].epochs.keys() - ARCHITECTURES.keys():
+        for name in sorted(values[section].epochs.keys() - ARCHITECTURES.keys()):
             yield line(f"{section}.epochs.{name}", values[section].epochs[name], f"one of {', '.join(ARCHITECTURES)}")
     if surplus := set(values["robustness_architectures"]) - set(values["architectures"]):
         yield line("robustness_architectures", values["robustness_architectures"], f"no {sorted(surplus)}, which architectures has not")

@@ -104,7 +104,7 @@ def test_the_error_of_a_job_is_the_error_of_the_run_and_cancels_the_others(jobs)
     with pytest.raises(ValueError, match="task 1") as error, workers.pool(3) as each:
         each([fail], [0, 1, 2], "fails", 1)
     assert str(error.value) == "task 1 is wrong"
-    wait_for(lambda: not queue(), seconds=30)  # half of what the others would take
+    wait_for(lambda: not queue(), seconds=5)
     with pytest.raises(TypeError, match="has no len") as error, workers.pool(1) as each:
         each([break_down], [0], "breaks", 1)
     assert "in break_down" in error.value.__notes__[0]
@@ -341,7 +341,7 @@ def test_an_interrupt_cancels_the_jobs(clone):
     for job in (found := wait_for(running, process)):
         stop(job)
     os.killpg(process.pid, signal.SIGINT)
-    assert "interrupted; what was finished is kept" in process.communicate(timeout=60)[0]
+    assert "interrupted; what was finished is kept" in process.communicate(timeout=30)[0]
     wait_for(lambda: not queue())
     assert {state for job, state in queue("--states=all") if job in found} == {"CANCELLED"}
 
