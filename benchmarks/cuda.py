@@ -1,35 +1,46 @@
-"""On a CUDA GPU: time and memory of one iteration of distillation, and ten experts trained as one."""
+"""On a CUDA GPU: how exact a step is, time and memory of one iteration of distillation, and ten experts trained as one.
+
+Convolutions in float32, as stage distill computes, and in TF32, PyTorch's default, as the existing codes and stage experts do.
+"""
 
 from functools import partial
 
 import torch
 
-from benchmarks import harness, plain, problems
-from benchmarks.harness import Row, measured, median
-from mtt import compiling, dsa, trajectory
+from benchmarks import bare, gradient, harness, plain, problems
+from benchmarks.harness import Row, median
+from mtt import compiling, dsa, trajectory, workers
 from mtt.functional import as_function, learner
 from mtt.training import epoch
 from mtt.unroll import Step, match
 
-WIDTH, REPEATS, RATE = 128, 5, 0.01
+WIDTH, ROUNDS, REPEATS, RATE = 128, 3, 5, 0.01
 CASES = [(100, 30), (10, 50)]  # images a step, N
+PRECISIONS = ("float32", "TF32")
 EXPERTS, BATCH, STEPS = 10, 256, 20
 
 
-def plain_way(images, steps):
+def plain_way(images, steps, precision):
     """One iteration the plain way."""
-    net, *rest, plan = problems.matching(images, steps, WIDTH, 3, 32, device="cuda")
+    net, *rest, plan = matching(images, steps, precision)
     return iteration(partial(plain.match, net, *rest), plan)
 
 
-def ours(images, steps):
+def ours(images, steps, precision):
     """One iteration as stage distill does it, its two halves of a step captured as graphs."""
-    net, *rest, plan = problems.matching(images, steps, WIDTH, 3, 32, device="cuda")
+    net, *rest, plan = matching(images, steps, precision)
     return iteration(partial(match, Step(as_function(net), compiling.compiled), *rest), plan)
 
 
+def matching(images, steps, precision):
+    """What an iteration takes, on the GPU."""
+    if precision == "float32":
+        workers.full_precision()
+    return problems.matching(images, steps, WIDTH, 3, 32, device="cuda")
+
+
 def iteration(run, plan):
-    """Seconds of run(plan), the median of several; and bytes reserved at the peak, captured graphs' own too, above the state before.
+    """Seconds of run(plan), a median for each round; and bytes reserved at the peak, captured graphs' own too, above the state before.
 
     Warmed up three times: torch.compile compiles, then runs once as it is, then captures its graph.
     """
@@ -38,8 +49,13 @@ def iteration(run, plan):
     before = torch.cuda.memory_reserved()
     for _ in range(3):
         run(plan[:2])
-    each = [{"seconds": harness.seconds(lambda: run(plan), "cuda")} for _ in range(REPEATS)]
-    return {"seconds": median(each, "seconds"), "memory": torch.cuda.max_memory_reserved() - before}
+    return {**timed(lambda: run(plan)), "memory": torch.cuda.max_memory_reserved() - before}
+
+
+def timed(work, parts=1):
+    """Seconds of work() / parts, the median over rounds of the median of several."""
+    each = harness.turns(ROUNDS, lambda: median([{"s": harness.seconds(work, "cuda")} for _ in range(REPEATS)], "s"))
+    return {"seconds": median([{"s": seconds} for seconds in each], "s") / parts}
 
 
 def plain_experts():
@@ -49,7 +65,7 @@ def plain_experts():
     optimizer = torch.optim.SGD(net.parameters(), RATE)
     train = partial(plain.train, net, epochs=1, batch=BATCH, optimizer=optimizer, families=problems.ALL, generator=draws)
     train(x[: 2 * BATCH], y[: 2 * BATCH])
-    return {"seconds": harness.seconds(lambda: train(x, y), "cuda") / STEPS}
+    return timed(lambda: train(x, y), STEPS)
 
 
 def our_experts():
@@ -59,50 +75,83 @@ def our_experts():
     draws = [torch.Generator().manual_seed(expert) for expert in range(EXPERTS)]
     theta = trajectory.vector(net).repeat(EXPERTS, 1)
     optimizer = torch.optim.SGD([theta], RATE, fused=True)
-    gradient = learner(net, compiling.compiled)
-    train = partial(epoch, gradient, theta, optimizer, batch=BATCH, augment=partial(dsa.augment, families=problems.ALL), generators=draws)
+    learn = learner(net, compiling.compiled)
+    train = partial(epoch, learn, theta, optimizer, batch=BATCH, augment=partial(dsa.augment, families=problems.ALL), generators=draws)
     train(x[: 4 * BATCH], y[: 4 * BATCH])
-    return {"seconds": harness.seconds(lambda: train(x, y), "cuda") / STEPS / EXPERTS}
+    return timed(lambda: train(x, y), STEPS * EXPERTS)
 
 
-def turns(plain_part, our_part, images, *arguments):
-    """The rounds' results of the plain way, of ours, and of the bare convolutions."""
-    return harness.in_turn(
-        harness.ROUNDS,
-        plain=partial(measured, "cuda", plain_part, *arguments),
-        ours=partial(measured, "cuda", our_part, *arguments),
-        bare=partial(measured, "bare", "convolutions", images, WIDTH, 3, 32, "cuda", int(plain_part == "plain")),
-    )
+def convolutions(images, to_images, precision):
+    """Seconds of the bare convolutions of a step."""
+    if precision == "float32":
+        workers.full_precision()
+    each = harness.turns(ROUNDS, partial(bare.convolutions, images, WIDTH, 3, 32, "cuda", to_images))
+    return {"seconds": median(each, "seconds")}
+
+
+def step(precision, compiled, *images):
+    """The worst relative error of a step's derivatives against float64; for so many images, or so many."""
+    if precision == "float32":
+        workers.full_precision()
+    error = max(gradient.step_case(count, WIDTH, 3, 32, compiled, "cuda") for count in images)
+    harness.turns(ROUNDS, lambda: None)  # not while others measure time
+    return {"error": error}
 
 
 def rows():
     """All not measured where there is no GPU."""
-    there = torch.cuda.is_available()
-    return [row for case in CASES for row in iteration_rows(*case, there)] + [experts_row(there)]
+    found = measured() if torch.cuda.is_available() else {}
+    note = torch.cuda.get_device_name() if found else "no GPU here"
+    iterations = [row for case in CASES for way in PRECISIONS for row in iteration_rows(found, *case, way, note)]
+    return [*step_rows(found, note), *iterations, experts_row(found, note)]
 
 
-def iteration_rows(images, steps, there):
+def measured():
+    """{(part, *arguments): result} of all, in processes that start together and take turns on the GPU."""
+    parts = [("step", way, 0, *(images for images, _ in CASES)) for way in PRECISIONS]
+    parts += [("step", "float32", 1, images) for images, _ in CASES]
+    for way in PRECISIONS:
+        parts += [(part, *case, way) for part in ("plain", "ours") for case in CASES] + [("bare", images, 1, way) for images, _ in CASES]
+    parts += [("plain_experts",), ("our_experts",), ("bare", BATCH, 0, "TF32")]
+    return dict(zip(parts, harness.by_turns("cuda", parts), strict=True))
+
+
+def step_rows(found, note):
+    """How exact a step's derivatives are."""
+    sizes = [images for images, _ in CASES]
+    where = f"CUDA, width {WIDTH}, 3x32x32, {' and '.join(map(str, sizes))} a step"
+    eager = {way: found and found["step", way, 0, *sizes]["error"] for way in PRECISIONS}
+    compiled = found and max(found["step", "float32", 1, images]["error"] for images in sizes)
+    name = "a step's derivatives, float32 to float64"
+    yield Row(name, f"{where}, eager", eager["float32"] or None, 1e-5, 1e-6, note=note)
+    yield Row(name, f"{where}, compiled", compiled or None, 1e-5, 1e-6, note=note)
+    yield Row(name, f"{where}, eager, TF32, PyTorch's default", eager["TF32"] or None, note=note)
+
+
+def iteration_rows(found, images, steps, way, note):
     """Time and memory of one iteration."""
-    case, time, memory, fractions = f"CUDA, width {WIDTH}, 3x32x32, {images} a step, N {steps}", None, None, None
-    if there:
-        found = turns("plain", "ours", images, images, steps)
-        plain, ours, bare = [median(found[way], "seconds") for way in ("plain", "ours", "bare")]
-        time, memory = ours / plain, median(found["ours"], "memory") / median(found["plain"], "memory")
-        fractions = (3 * steps * bare / plain, 3 * steps * bare / ours)
-    note = "" if there else "no GPU here"
+    case, time, memory, fractions = f"CUDA, width {WIDTH}, 3x32x32, {images} a step, N {steps}, {way}", None, None, None
+    if found:
+        plain, ours = [found[part, images, steps, way] for part in ("plain", "ours")]
+        work = 3 * steps * found["bare", images, 1, way]["seconds"]
+        time, memory = ours["seconds"] / plain["seconds"], ours["memory"] / plain["memory"]
+        fractions = (work / plain["seconds"], work / ours["seconds"])
     yield Row("iteration, time / plain", case, time, 0.5, 0.25, fractions=fractions, note=note)
     yield Row("iteration, memory / plain", case, memory, 0.2, 0.1, note=note)
 
 
-def experts_row(there):
+def experts_row(found, note):
     """Images per second of ten experts as one over the plain way's, one after another."""
-    case, value, fractions = f"CUDA, width {WIDTH}, 3x32x32, batch {BATCH}, {EXPERTS} experts", None, None
-    if there:
-        found = turns("plain_experts", "our_experts", BATCH)
-        plain, ours, bare = [median(found[way], "seconds") for way in ("plain", "ours", "bare")]
-        value, fractions = plain / ours, (bare / plain, bare / ours)
-    return Row("experts, images per second / plain", case, value, 3, 6, False, fractions, "" if there else "no GPU here")
+    case, value, fractions = f"CUDA, width {WIDTH}, 3x32x32, batch {BATCH}, {EXPERTS} experts, TF32", None, None
+    if found:
+        plain, ours, work = [found[part]["seconds"] for part in (("plain_experts",), ("our_experts",), ("bare", BATCH, 0, "TF32"))]
+        value, fractions = plain / ours, (work / plain, work / ours)
+    return Row("experts, images per second / plain", case, value, 3, 6, False, fractions, note)
 
+
+PARTS = {
+    "step": step, "plain": plain_way, "ours": ours, "bare": convolutions, "plain_experts": plain_experts, "our_experts": our_experts,
+}  # fmt: skip
 
 if __name__ == "__main__":
-    harness.main({"plain": plain_way, "ours": ours, "plain_experts": plain_experts, "our_experts": our_experts})
+    harness.main(PARTS)

@@ -42,13 +42,13 @@ def step(compiled):
     return {"error": max(step_case(*shape, compiled) for shape in SHAPES)}
 
 
-def step_case(images, width, channels, side, compiled):
+def step_case(images, width, channels, side, compiled, device="cpu"):
     """The same of one shape, along a random lam, at the first `images` of four times as many that are apart from every kink."""
     found, chosen = [], None
     for dtype, way in ((torch.float64, None), (torch.float32, compiling.compiled if compiled else None)):
-        net, theta, _, x, y, _, _ = problems.matching(4 * images, 1, width, channels, side, dtype=dtype)
+        net, theta, _, x, y, _, _ = problems.matching(4 * images, 1, width, channels, side, dtype=dtype, device=device)
         chosen = apart(net, x).nonzero().flatten()[:images] if chosen is None else chosen
-        lam = torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        lam = torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)).to(theta)
         step, x, y = Step(as_function(net), way), x[chosen], y[chosen]
         found.append([step.gradient(theta, x, y), *step.pullback(theta, x, y, lam)[1:]])
     if len(x) < images:

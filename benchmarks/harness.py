@@ -4,6 +4,7 @@ A script has *parts*, functions of a few numbers that measure one thing once and
 prints it as a line of JSON. Its `rows()` starts them and compares. Times stay in memory: what is kept is ratios.
 """
 
+import fcntl
 import json
 import os
 import statistics
@@ -113,10 +114,18 @@ def measured(script, part, *arguments, **environment):
 
 
 def at_once(count, script, part, *arguments, **environment):
-    """The same of `count` processes side by side. Raises ChildProcessError where one fails; the others are ended then."""
-    command = [sys.executable, "-m", f"benchmarks.{script}", part, *map(str, arguments)]
+    """The same of `count` processes side by side."""
+    return side_by_side(script, [(part, *arguments)] * count, **environment)
+
+
+def side_by_side(script, parts, **environment):
+    """What parts of a script give, (part, *arguments) each, in processes of their own that start together.
+
+    Raises ChildProcessError where one fails; the others are ended then.
+    """
+    commands = [[sys.executable, "-m", f"benchmarks.{script}", *map(str, part)] for part in parts]
     environment = {**os.environ, **environment}
-    running = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    running = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for command in commands]
     try:
         while any(process.poll() is None for process in running):
             if any(process.poll() for process in running):
@@ -127,7 +136,8 @@ def at_once(count, script, part, *arguments, **environment):
             process.poll() is None and process.kill()
         printed = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
-        raise ChildProcessError(f"{' '.join(command[1:])} ended with {[process.returncode for process in running]}")
+        named = sorted({" ".join(command[1:]) for command in commands})
+        raise ChildProcessError(f"{', '.join(named)} ended with {[process.returncode for process in running]}")
     return [json.loads(text.splitlines()[-1]) for text in printed]
 
 
@@ -140,6 +150,24 @@ def in_turn(rounds, **calls):
     return found
 
 
+def by_turns(script, parts):
+    """The same as side_by_side, of parts that measure in `turns`: what takes long to start (a compilation) is started once."""
+    with scratch() as folder:
+        return side_by_side(script, parts, BENCHMARK_TURNS=f"{len(parts)}:{folder}")
+
+
+def turns(rounds, work):
+    """[work() of each round]: the processes of by_turns do each round one after another, once all are ready for it."""
+    count, folder = (os.environ.get("BENCHMARK_TURNS") or f"1:{tempfile.mkdtemp()}").split(":", 1)
+    found = []
+    for number in range(rounds):
+        meet(Path(folder, str(number)), int(count))
+        with open(Path(folder, "turn"), "w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            found.append(work())
+    return found
+
+
 def median(results, key):
     """Over the rounds."""
     return statistics.median(result[key] for result in results)
@@ -147,6 +175,7 @@ def median(results, key):
 
 def meet(folder, count):
     """Wait until `count` processes are here."""
+    Path(folder).mkdir(exist_ok=True)
     Path(folder, str(os.getpid())).touch()
     while len(list(Path(folder).iterdir())) < count:
         time.sleep(0.001)

@@ -28,7 +28,10 @@ def draw(families, n, generator):
 
 def apply(images, drawn):
     """The images as `drawn` changes them; the images themselves where it is None."""
-    return images if drawn is None else FAMILIES[drawn.family](images, drawn.u.to(images.device))
+    if drawn is None:
+        return images
+    # A GPU is not waited for: else it stands idle while the next kernels are launched.
+    return FAMILIES[drawn.family](images, drawn.u.to(images.device, non_blocking=True))
 
 
 def augment(images, families, generator):

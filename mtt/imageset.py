@@ -108,7 +108,7 @@ class ImageSet:
 
 
 def _per_channel(numbers, images):
-    return torch.tensor(numbers, device=images.device).view(1, -1, 1, 1)
+    return torch.tensor(numbers).view(1, -1, 1, 1).to(images.device, non_blocking=True)  # as in dsa.apply
 
 
 class Normalised:

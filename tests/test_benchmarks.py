@@ -29,8 +29,9 @@ TABLE = [
     ("buffers", "open buffer, read a segment, time / plain", 1, 0.01, None),
     ("buffers", "pages read / (2 P x 4 bytes + 1 MiB)", 1, 1.0, None),
     ("buffers", "distill's memory, 100 experts / 10", 2, 1.05, None),
-    ("cuda", "iteration, time / plain", 2, 0.5, 0.25),
-    ("cuda", "iteration, memory / plain", 2, 0.2, 0.1),
+    ("cuda", "a step's derivatives, float32 to float64", 2, 1e-5, 1e-6),
+    ("cuda", "iteration, time / plain", 4, 0.5, 0.25),
+    ("cuda", "iteration, memory / plain", 4, 0.2, 0.1),
     ("cuda", "experts, images per second / plain", 1, 3, 6),
 ]
 
