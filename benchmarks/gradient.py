@@ -50,7 +50,8 @@ def step_case(images, width, channels, side, compiled, device="cpu"):
         chosen = apart(net, x).nonzero().flatten()[:images] if chosen is None else chosen
         lam = torch.randn(theta.shape, generator=torch.Generator().manual_seed(1)).to(theta)
         step, x, y = Step(as_function(net), way), x[chosen], y[chosen]
-        found.append([step.gradient(theta, x, y), *step.pullback(theta, x, y, lam)[1:]])
+        g = step.gradient(theta, x, y).clone()  # a captured graph's, which the next one overwrites
+        found.append([g, *step.pullback(theta, x, y, lam)[1:]])
     if len(x) < images:
         raise ValueError(f"found {len(x)} images apart from every kink; wanted {images}")
     return max(relative(b.double(), a) for a, b in zip(*found, strict=True))

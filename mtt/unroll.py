@@ -36,6 +36,8 @@ class Step:
 
     The gradient, and with it the student's path, is eager on a CPU always: compiled, its convolutions round two to three
     times as coarsely, and a ReLU that falls to the other side leads the path elsewhere. It would save 4 % of the time.
+
+    On CUDA, compiled, what either gives is good until either is called again: it lies in the memory of a captured graph.
     """
 
     def __init__(self, loss, compile=None, truncated=False):
