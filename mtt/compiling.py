@@ -6,6 +6,7 @@ Decided from the whole run, never from what is left of it, so that a resumed run
 
 import os
 import sys
+import warnings
 from functools import cache
 
 import torch
@@ -86,6 +87,7 @@ def compiled(function, otherwise=None):
         nonlocal fast, first
         shapes = [tensor.shape for tensor in tensors]
         if fast is None:
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # PyTorch advises it for every product (workers.full_precision)
             mode = "reduce-overhead" if tensors[0].is_cuda else None
             fast, first = torch.compile(function, dynamic=False, mode=mode), shapes
         return (fast if shapes == first else otherwise or function)(*tensors)

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,6 +172,22 @@ def test_a_row_is_measured_in_processes_of_its_own():
     )
     assert all(harness.median(results, "seconds") > 0 for results in found.values())
     assert all(found[way][0]["memory"] > 0 for way in ("plain", "ours"))
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_take_turns(tmp_path):
+    """No one begins a round before all are ready for it, and none measures while another does."""
+    work = "lambda: (time.monotonic(), time.sleep(0.05), time.monotonic())[::2]"
+    script = f"import json, time; from benchmarks import harness; print(json.dumps(harness.turns(3, {work})))"
+    environment = {**os.environ, "BENCHMARK_TURNS": f"2:{tmp_path}"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    first, second = [json.loads(process.communicate()[0]) for process in running]
+    rounds = [sorted(each) for each in zip(first, second, strict=True)]
+    ordered = [moment for each in rounds for span in each for moment in span]
+    assert len(rounds) == 3
+    assert ordered == sorted(ordered)
 
 
 @pytest.mark.slow
