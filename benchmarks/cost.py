@@ -81,7 +81,7 @@ def comment(name):
     if read < whole:
         parts[1] += f", {size_of(read * c['snapshot'])} of the {read} that are read"
         parts[2] += f" ({work(c['needed'] * c['epoch'])} with experts.epochs = {read - 1}, which suffices)"
-    text = f"Cost by `python -m benchmarks.cost {name}`, times on {device} and at the least: {'; '.join(parts)}."
+    text = f"Cost by `python -m benchmarks.cost {name}`, times at {RATE[where] / 1e9:,.0f} GFLOP/s, as {device} can: {'; '.join(parts)}."
     return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
 
 
