@@ -109,9 +109,10 @@ def main(buffer, images, validation, *outs):
         labels = LABELS[p.labels](answer(net), partial(experts.every, snapshots - 1))
         state = state or begin(p, experts, images, labels, net, how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
-        score = scoring(p, net, families, validation, how) if p.scoring.every and rank == 0 else None
-        end, look = objective(p, net, images), partial(shoot, about, Path(folder, "history")) if rank == 0 else None
-        learn(state, p, experts, net, families, labels, end, score, look, Path(folder))
+        score = scoring(p, net, families, labels, validation, how) if p.scoring.every and rank == 0 else None
+        matched = matcher(state, p, experts, net, families, labels, objective(p, net, images))
+        look = partial(shoot, about, Path(folder, "history")) if rank == 0 else None
+        learn(state, p, experts, matched, score, look, Path(folder))
         if rank == 0:
             finish(state, about, labels, Path(folder, "history"), Outs(*outs))
 
@@ -150,31 +151,37 @@ def begin(p, experts, images, labels, net, how):
     return State.begin(x, labels.begin(y, x), p.lr_init, how)
 
 
-def scoring(p, net, families, validation, how):
-    """The function (x, y, alpha, iteration) -> score of a set on validation."""
+def scoring(p, net, families, labels, validation, how):
+    """The function (State) -> score of its images on validation."""
     settings = p.scoring.model_dump(exclude={"every"}) | {"samples": p.canvas_samples}
     augment = textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
-    return scorer(net, imageset.load(validation), compiling.compiled if how["compiled"] else None, augment=augment, **settings)
+    score = scorer(net, imageset.load(validation), compiling.compiled if how["compiled"] else None, augment=augment, **settings)
+    return lambda state: score(state.average, labels.kept(state.y, state.average), float(state.alpha), state.iteration)
 
 
-def learn(state, p, experts, net, families, labels, end, score, look, folder):
-    """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done.
-
-    `score` the images, and `look` at them, where these are functions: in one rank.
-    """
-    batch, saved = len(state.x) if p.batch_syn == "all" else p.batch_syn, time.monotonic()
+def matcher(state, p, experts, net, families, labels, end):
+    """The function (segment) -> loss of the images along it, and its slopes: by images, step size, and labels that are learned."""
     step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None, truncated=p.gradient == "truncated")
     first = int(p.layers * experts.parameters)
 
     def matched(segment):
         expert, start, draws = segment
         theta, target = (row.to(state.x.device) for row in experts.segment(expert, start, p.expert_epochs))
-        y = labels.seen(state.y, state.x, target)
-        chunks = batches(len(state.x), batch, p.syn_steps if p.batch_per == "step" else 1, draws)
+        y, n = labels.seen(state.y, state.x, target), len(state.x)
+        chunks = batches(n, n if p.batch_syn == "all" else p.batch_syn, p.syn_steps if p.batch_per == "step" else 1, draws)
         steps = [seen(b, p, families, draws) for b in chunks * (p.syn_steps // len(chunks))]
         value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
         return value, dx, dalpha, *labels.slope(state.y, *dy)
 
+    return matched
+
+
+def learn(state, p, experts, matched, score, look, folder):
+    """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done.
+
+    `matched(segment)` gives loss and slopes; `score(state)` and `look(state)` where these are functions: in one rank.
+    """
+    saved = time.monotonic()
     with bar(p.iterations, "distill", "iteration", state.iteration, shown=bool(look)) as progress:
         for iteration in range(state.iteration, p.iterations):
             if look and history.due(iteration):
@@ -183,7 +190,7 @@ def learn(state, p, experts, net, families, labels, end, score, look, folder):
             values, *slopes = ranks.average(matched, segments)
             step_along(state, p, segments, values, slopes, folder)
             if score and state.iteration % p.scoring.every == 0:
-                state.score(score(state.average, labels.kept(state.y, state.average), float(state.alpha), state.iteration))
+                state.score(score(state))
             if store.due(saved):
                 state.save(folder / "rolling.safetensors")
                 saved = time.monotonic()
