@@ -3,18 +3,19 @@
 Convolutions in float32, as stage distill computes, and in TF32, PyTorch's default, as the existing codes and stage experts do.
 """
 
+import statistics
 from functools import partial
 
 import torch
 
 from benchmarks import bare, gradient, harness, plain, problems
-from benchmarks.harness import Row, median
-from mtt import compiling, dsa, trajectory, workers
+from benchmarks.harness import ROUNDS, Row
+from mtt import compiling, dsa, trajectory
 from mtt.functional import as_function, learner
 from mtt.training import epoch
 from mtt.unroll import Step, match
 
-WIDTH, ROUNDS, REPEATS, RATE = 128, 3, 5, 0.01
+WIDTH, REPEATS, RATE = 128, 5, 0.01
 CASES = [(100, 30), (10, 50)]  # images a step, N
 PRECISIONS = ("float32", "TF32")
 EXPERTS, BATCH, STEPS = 10, 256, 20
@@ -32,15 +33,19 @@ def ours(images, steps, precision):
     return iteration(partial(match, Step(as_function(net), compiling.compiled), *rest), plan)
 
 
+def compute_in(precision):
+    """Convolutions in float32, or in TF32."""
+    torch.backends.cudnn.allow_tf32 = precision == "TF32"
+
+
 def matching(images, steps, precision):
     """What an iteration takes, on the GPU."""
-    if precision == "float32":
-        workers.full_precision()
+    compute_in(precision)
     return problems.matching(images, steps, WIDTH, 3, 32, device="cuda")
 
 
 def iteration(run, plan):
-    """Seconds of run(plan), a median for each round; and bytes reserved at the peak, captured graphs' own too, above the state before.
+    """Seconds of run(plan); and bytes reserved at the peak, captured graphs' own too, above the state before.
 
     Warmed up three times: torch.compile compiles, then runs once as it is, then captures its graph.
     """
@@ -53,9 +58,14 @@ def iteration(run, plan):
 
 
 def timed(work, parts=1):
-    """Seconds of work() / parts, the median over rounds of the median of several."""
-    each = harness.turns(ROUNDS, lambda: median([{"s": harness.seconds(work, "cuda")} for _ in range(REPEATS)], "s"))
-    return {"seconds": median([{"s": seconds} for seconds in each], "s") / parts}
+    """Seconds of work() / parts: of each round the median of several, and of these the median."""
+
+    def once():
+        each = [harness.seconds(work, "cuda") for _ in range(REPEATS)]
+        torch.cuda.empty_cache()  # for those whose turn comes
+        return statistics.median(each)
+
+    return {"seconds": statistics.median(harness.turns(ROUNDS, once)) / parts}
 
 
 def plain_experts():
@@ -83,19 +93,15 @@ def our_experts():
 
 def convolutions(images, to_images, precision):
     """Seconds of the bare convolutions of a step."""
-    if precision == "float32":
-        workers.full_precision()
+    compute_in(precision)
     each = harness.turns(ROUNDS, partial(bare.convolutions, images, WIDTH, 3, 32, "cuda", to_images))
-    return {"seconds": median(each, "seconds")}
+    return {"seconds": statistics.median(found["seconds"] for found in each)}
 
 
 def step(precision, compiled, *images):
-    """The worst relative error of a step's derivatives against float64; for so many images, or so many."""
-    if precision == "float32":
-        workers.full_precision()
-    error = max(gradient.step_case(count, WIDTH, 3, 32, compiled, "cuda") for count in images)
-    harness.turns(ROUNDS, lambda: None)  # not while others measure time
-    return {"error": error}
+    """The worst relative error of a step's derivatives against float64, over these numbers of images."""
+    compute_in(precision)
+    return {"error": max(gradient.step_case(count, WIDTH, 3, 32, compiled, "cuda") for count in images)}
 
 
 def rows():
@@ -107,13 +113,15 @@ def rows():
 
 
 def measured():
-    """{(part, *arguments): result} of all, in processes that start together and take turns on the GPU."""
-    parts = [("step", way, 0, *(images for images, _ in CASES)) for way in PRECISIONS]
-    parts += [("step", "float32", 1, images) for images, _ in CASES]
-    for way in PRECISIONS:
-        parts += [(part, *case, way) for part in ("plain", "ours") for case in CASES] + [("bare", images, 1, way) for images, _ in CASES]
+    """{(part, *arguments): result}: of what takes time, in processes that take turns on the GPU; then of how exact it is."""
+    parts = [(part, *case, way) for way in PRECISIONS for part in ("plain", "ours") for case in CASES]
+    parts += [("bare", images, 1, way) for way in PRECISIONS for images, _ in CASES]
     parts += [("plain_experts",), ("our_experts",), ("bare", BATCH, 0, "TF32")]
-    return dict(zip(parts, harness.by_turns("cuda", parts), strict=True))
+    steps = [("step", way, 0, *(images for images, _ in CASES)) for way in PRECISIONS]
+    steps += [("step", "float32", 1, images) for images, _ in CASES]
+    few = {"TORCHINDUCTOR_COMPILE_THREADS": "4"}  # each, of several that compile at once
+    found = harness.by_turns("cuda", parts, **few) + harness.side_by_side("cuda", steps, **few)
+    return dict(zip(parts + steps, found, strict=True))
 
 
 def step_rows(found, note):
@@ -126,7 +134,7 @@ def step_rows(found, note):
     }
     for case, parts in cases.items():
         worst, bounds = max(found[part]["error"] for part in parts) if found else None, () if "TF32" in case else (1e-5, 1e-6)
-        where = f"CUDA, width {WIDTH}, 3x32x32, {' and '.join(map(str, sizes))} a step, {case}"
+        where = f"CUDA, width {WIDTH}, 3x32x32, {' and '.join(map(str, sizes))} a step, {case}, images apart from every ReLU's kink"
         yield Row("a step's derivatives, float32 to float64", where, worst, *bounds, note=note)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 # What a step costs without compiling at the least, in seconds, and the work done in a second, in floating-point operations:
-# two cores measured it, and an H200 took 75 s for 150 iterations that this says 78 of. How often a compilation's time a run must take.
+# measured on two cores; of 150 iterations that took an H200 75 s it says 88. REPAID: how many times a compilation's time a run must take.
 OVERHEAD = {"cpu": 0.004, "cuda": 0.004}
 RATE = {"cpu": 80e9, "cuda": 5e12}
 REPAID = {"cpu": 4.2, "cuda": 2}
@@ -23,7 +23,7 @@ def repays(network, shape, steps, images, cost=1):
     """Whether to compile a run of `steps` steps on `images` images (C, H, W) = `shape` each; False where it cannot be done.
 
     Compiling takes about a second for each tensor of parameters, `cost` times as long for a pullback, and saves about
-    a third on a CPU, where it repays above some four times that, and two thirds on a GPU (LOG.md).
+    a third on a CPU, where it repays above some four times that, and on a GPU more than two thirds (RESULTS.md).
     """
     long = eager_seconds(network, shape, steps, images) > REPAID[kind()] * cost * len(list(network.parameters()))
     asked = os.environ.get("MTT_COMPILE") or str(int(long))
@@ -87,7 +87,7 @@ def compiled(function, otherwise=None):
         nonlocal fast, first
         shapes = [tensor.shape for tensor in tensors]
         if fast is None:
-            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # PyTorch advises it for every product (workers.full_precision)
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # PyTorch advises them for products; these stay in float32
             mode = "reduce-overhead" if tensors[0].is_cuda else None
             fast, first = torch.compile(function, dynamic=False, mode=mode), shapes
         return (fast if shapes == first else otherwise or function)(*tensors)

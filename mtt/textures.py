@@ -16,7 +16,8 @@ def crop(canvases, offsets, size):
     """Images (n, C, H / size, W / size) from canvases (n, C, H, W), each rolled by its offset (a whole number of pixels); all, for None."""
     if offsets is None:
         return canvases
-    rows, columns = [_window(offsets[:, axis].to(canvases.device), canvases.shape[2 + axis], size) for axis in (0, 1)]
+    offsets = offsets.to(canvases.device, non_blocking=True)  # as in dsa.apply
+    rows, columns = [_window(offsets[:, axis], canvases.shape[2 + axis], size) for axis in (0, 1)]
     each, channel = [torch.arange(count, device=canvases.device) for count in canvases.shape[:2]]
     return canvases[each[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
 

@@ -107,11 +107,6 @@ def keep_memory():
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: keep up to 1 GiB
 
 
-def full_precision():
-    """Have CUDA's convolutions compute in float32: in TF32, their default, a step's gradient is off by 1 to 3 % (RESULTS.md), not 1e-6."""
-    torch.backends.cudnn.allow_tf32 = False
-
-
 def pool(most):
     """A context that gives `each(functions, tasks, label, steps)` -> {task: result}, for at most `most` tasks at a time.
 

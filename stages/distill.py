@@ -22,7 +22,7 @@ from mtt.soft_labels import Hard, Learned, Taught
 from mtt.state import TENSORS, State, resume
 from mtt.unroll import Step, batches, distance, match
 from mtt.validation import scorer
-from mtt.workers import device, end_with_parent, full_precision, keep_memory, set_threads
+from mtt.workers import device, end_with_parent, keep_memory, set_threads
 from stages import PARENT
 
 
@@ -90,7 +90,7 @@ def main(buffer, images, validation, *outs):
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("distill", Distill)
     end_with_parent(PARENT)
     keep_memory()
-    full_precision()
+    torch.backends.cudnn.allow_tf32 = False  # in which CUDA's convolutions are by default: a step's derivatives are off by 1 to 3 % then
     experts, size = Buffer(buffer), ranks.count(p.segments)
     set_threads(math.prod(experts.index["shape"][1:]) * network.width * len(experts.index["classes"]) * p.ipc, sharing=ranks.here(size))
     used = checked(p, experts, network, families, images, validation)

@@ -69,7 +69,8 @@ def train_missing(missing, train, validation, folder, network, augmentation, p):
         measure(data, train, folder, network, augmentation, p)
     steps = sum(lengths(ranked(data, folder, p), data, p))
     gradients = steps * (2 if p.optimizer == "gsam" else 1)
-    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch * len(tasks[0]))
+    together = len(workers.groups(range(p.count))[0])  # of all experts, not of those that are missing
+    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch * together)
     with workers.pool(len(tasks)) as each:
         each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import gradient, problems
-from mtt import compiling, dsa, trajectory
+from mtt import compiling, dsa, gsam, trajectory
 from mtt.functional import as_function, learner
 from mtt.training import epoch
 from mtt.unroll import Step, match
@@ -95,6 +95,15 @@ def test_training_together_reads_each_step_in_time():
         ends.append((theta.detach(), torch.tensor(seen)))
     for found, wanted in zip(*ends, strict=True):
         assert torch.allclose(found, wanted, rtol=1e-5)
+
+
+def test_gsam_reads_each_gradient_in_time():
+    net, x, y, _ = problems.training(12, 4, 1, 8)
+    theta, found = trajectory.vector(net).repeat(3, 1), []
+    for way in (captured, None):
+        direction = gsam.flattening(learner(net, way), 0.01, 1.0)
+        found.append(direction(theta.clone(), x.repeat(3, 1, 1, 1, 1), y.repeat(3, 1))[1])
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-7)
 
 
 def test_the_benchmark_reads_each_step_in_time(monkeypatch):

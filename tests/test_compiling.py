@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from mtt.architectures import MLP, VGG11, AlexNet, LeNet, ResNet18, ViT
 from mtt.batchnorm import batch_normed
 from mtt.convnet import ConvNet
 from mtt.functional import as_function, learner, value_and_gradient
-from mtt.params import Network
+from mtt.imageset import ImageSet
+from mtt.params import Augmentation, Network
 from mtt.seeds import generator
 from mtt.training import initialise
 from mtt.trajectory import vector
 from recipes.__main__ import merged
-from stages import distill
+from stages import distill, experts
 
 
 def net():
@@ -83,6 +85,22 @@ def test_the_default_is_too_short_to_be_compiled(monkeypatch, tmp_path):
                 asked.append(compiling.repays(kind(*shape[:2], 10), shape, 11 * p["evaluate"]["epochs"][architecture], 10))
             asked.append(compiling.repays(ConvNet(*shape[:2], 10, 32, 2), shape, 11 * 300, 10))
     assert asked == [False] * 5 + [True]
+
+
+def test_experts_are_compiled_by_the_work_of_all_that_are_trained_as_one_however_few_are_left(monkeypatch):
+    asked = []
+    data = ImageSet(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10), "toy", list("abcdefghij"), [0.5], [0.25])
+    monkeypatch.setenv("MTT_TOGETHER", "10")
+    monkeypatch.setenv("MTT_WORKERS", "1")
+    monkeypatch.setattr(experts.imageset, "load", lambda path: data)
+    monkeypatch.setattr(experts.workers, "pool", lambda most: nullcontext(lambda functions, tasks, label, steps: None))
+    monkeypatch.setattr(compiling, "repays", lambda network, shape, steps, images: asked.append((steps, images)))
+    p = merged("default")
+    p["experts"] |= {"count": 15, "batch": 4}
+    settings = Network(**p["network"]), Augmentation(**p["augmentation"]), experts.Experts(**p["experts"])
+    for missing in (range(15), range(10, 15), [14]):
+        experts.train_missing(list(missing), None, None, None, *settings)
+    assert asked == [(p["experts"]["epochs"] * 3, 40)] * 3
 
 
 @pytest.mark.slow

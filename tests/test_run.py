@@ -236,6 +236,12 @@ def test_distill_and_evaluation_compiled_and_together_give_the_same(ready):
     assert found["plain"][1] == pytest.approx(found["other"][1], abs=0.01)
 
 
+def test_distill_keeps_cudas_convolutions_in_float32(ready, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    ready("distill")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_distill_goes_on_and_equals_a_run_in_one_go(ready):
     """2 -> 4 iterations goes on from 2; going back to 2 takes what was there."""
     ready("distill")
