@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 # What a step costs without compiling at the least, in seconds, and the work done in a second, in floating-point operations:
-# measured on two cores; of 150 iterations that took an H200 75 s it says 88. REPAID: how many times a compilation's time a run must take.
+# measured on two cores, and on an H200 by ten experts as one; of 150 iterations of a distillation that took it 75 s they say 53.
+# REPAID: how many times a compilation's time a run must take.
 OVERHEAD = {"cpu": 0.004, "cuda": 0.004}
-RATE = {"cpu": 80e9, "cuda": 5e12}
+RATE = {"cpu": 80e9, "cuda": 15e12}
 REPAID = {"cpu": 4.2, "cuda": 2}
 
 
 def repays(network, shape, steps, images, cost=1):
     """Whether to compile a run of `steps` steps on `images` images (C, H, W) = `shape` each; False where it cannot be done.
 
-    Compiling takes about a second for each tensor of parameters, `cost` times as long for a pullback, and saves about
+    Compiling takes about a second for each tensor of parameters, `cost` times as long for a pullback or several functions, and saves about
     a third on a CPU, where it repays above some four times that, and on a GPU more than two thirds (RESULTS.md).
     """
     long = eager_seconds(network, shape, steps, images) > REPAID[kind()] * cost * len(list(network.parameters()))

@@ -54,11 +54,15 @@ def main(method, architecture, section, images, validation, test, out, plain=Non
     learned = small.learning_rate
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
-    net, trainings = build(images, architecture, network), len(rates) + p.networks
-    compiled = compiling.repays(net, small.shape, trainings * steps, small.canvas_samples * min(p.batch, len(small.images)))
+    net, trainings, seeds = build(images, architecture, network), len(rates) + p.networks, workers.groups(range(p.networks))
+    seen, sizes = (
+        small.canvas_samples * min(p.batch, len(small.images)),
+        {1, *map(len, seeds)},
+    )  # each size is compiled
+    compiled = compiling.repays(net, small.shape, trainings * steps, seen, cost=len(sizes))
     turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
-    label, seeds = f"{method} {architecture}{' plain' if plain else ''}", workers.groups(range(p.networks))
+    label = f"{method} {architecture}{' plain' if plain else ''}"
     with workers.pool(max(len(seeds), len(rates))) as each:
         candidates = select(each, turns, rates, f"{label}: learning rate", steps)
         best = max(candidates, key=candidates.get) if candidates else rates[0]
