@@ -55,10 +55,8 @@ def main(method, architecture, section, images, validation, test, out, plain=Non
     rates = sorted({*p.learning_rates, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
     net, trainings, seeds = build(images, architecture, network), len(rates) + p.networks, workers.groups(range(p.networks))
-    seen, sizes = (
-        small.canvas_samples * min(p.batch, len(small.images)),
-        {1, *map(len, seeds)},
-    )  # each size is compiled
+    seen = small.canvas_samples * min(p.batch, len(small.images))
+    sizes = {1, *map(len, seeds)}  # of groups: each is compiled for itself
     compiled = compiling.repays(net, small.shape, trainings * steps, seen, cost=len(sizes))
     turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
