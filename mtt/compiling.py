@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 # What a step costs without compiling at the least, in seconds, and the work done in a second, in floating-point operations:
-# measured on two cores, and on an H200 by ten experts as one; of 150 iterations of a distillation that took it 75 s they say 53.
+# measured on two cores; on an H200 the rate alone, by ten experts as one, its overhead is a guess. Of 150 iterations of a
+# distillation that took it 75 s they say 53.
 # REPAID: how many times a compilation's time a run must take.
 OVERHEAD = {"cpu": 0.004, "cuda": 0.004}
 RATE = {"cpu": 80e9, "cuda": 15e12}

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from benchmarks import __main__ as command
-from benchmarks import harness, plain, problems, scale, small
+from benchmarks import cuda, harness, plain, problems, scale, small
 from benchmarks.growth import line
 from benchmarks.harness import Row
 from mtt.functional import as_function
@@ -67,8 +67,6 @@ def test_a_row_is_stored_under_the_names_that_scripts_rely_on():
 
 @pytest.mark.parametrize(("values", "status"), [([0.5, None], 0), ([0.5, 1.5], 1), ([], 0)])
 def test_the_exit_status_is_one_where_a_must_is_missed(values, status, monkeypatch, tmp_path, capsys):
-    from benchmarks import cuda
-
     monkeypatch.setattr(cuda, "rows", lambda: [Row("row", "case", value, 1.0) for value in values])
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     assert command.main(["cuda"]) == status
@@ -96,6 +94,12 @@ def test_the_committed_results_hold_every_row_with_its_must(script):
     """A row that was not measured stands there with null."""
     found = [(row["name"], row["must"], row["aim"]) for row in stored(script) if row["must"] is not None]
     assert sorted(found, key=str) == sorted([(*row[1:2], *row[3:]) for row in TABLE if row[0] == script for _ in range(row[2])], key=str)
+
+
+def test_the_committed_rows_of_cuda_are_those_that_it_measures(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    wanted = [(row.name, row.case) for row in cuda.rows()]
+    assert [(row["name"], row["case"]) for row in stored("cuda")] == wanted
 
 
 @pytest.mark.parametrize("script", command.SCRIPTS)
