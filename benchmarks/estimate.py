@@ -85,7 +85,7 @@ def column(case, snapshots, size, dtype):
         "requests of a pull": f"{pull(file):,}",
         "push or pull, over the link": duration(EXPERTS * file / LINK / 3600),
         "a distillation, 1 image per class, GPU": duration(case.matching() / RATE["cuda"] / 3600),
-        "training images in memory, each worker": size_of(4 * case.images * torch.Size(case.shape).numel()),
+        "training images, uint8, mapped": size_of(case.images * torch.Size(case.shape).numel()),
     }
 
 

@@ -51,6 +51,8 @@ def finish(state, about, labels, folder, outs):
     chosen = best[0] if best else final
     chosen.save(outs.best)
     final.save(outs.last)
+    if all(skipped for *_, skipped in state.curve):
+        print("warning: the loss was above distill.start_epochs.threshold in every iteration: nothing was learned")
     pictures.save_set(outs.picture, chosen)
     pictures.save_set(outs.seen, chosen, whitened=True)
     frames, shown = history.frames(folder, state.iteration), store.emptied(outs.history)

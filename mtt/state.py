@@ -32,7 +32,7 @@ class State:
     best_alpha: torch.Tensor
     average: torch.Tensor  # of the images on their way; what is scored, and kept
     iteration: int = 0  # finished ones
-    curve: list = field(default_factory=list)  # a row for each iteration
+    curve: list = field(default_factory=list)  # a row for each segment of each iteration
     scores: list = field(default_factory=list)  # [iteration, score] for each scoring
     how: dict = field(default_factory=dict)  # how the stage computes: compiled or not, in how many ranks
 
@@ -71,6 +71,11 @@ class State:
         """
         self.iteration += 1
         self.average = self.average.lerp(self.x, (1 - decay) / (1 - decay**self.iteration))
+
+    def note(self, segments, losses, clamped, skipped):
+        """Write an iteration into the curve: a row for each of its `segments` (expert, start epoch, ...), whose `losses` (s,) these are."""
+        for (expert, start, *_), loss in zip(segments, losses.tolist(), strict=True):
+            self.curve.append([self.iteration, expert, start, loss, float(self.alpha), int(clamped), int(skipped)])
 
     def score(self, score):
         """Note a score of the images (their average) as they stand, and keep them where it is the best so far."""

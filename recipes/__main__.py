@@ -1,6 +1,8 @@
 """Write params.yaml: recipes/default.yaml, comments and all, with the differences of recipes/NAME.yaml (after those of its `base`)."""
 
+import io
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -29,6 +31,12 @@ def comment(values, key):
     return found[0].split("\n")[0].lstrip("# ").strip() if found else ""
 
 
+def heading(name):
+    """The comment that a recipe opens with: what it reproduces, and what it costs."""
+    with open(HERE / f"{name}.yaml") as lines:
+        return "".join(takewhile(lambda line: line.startswith("#"), lines))
+
+
 def update(values, changes, place):
     """Put `changes` into `values`, section by section."""
     for key, change in changes.items():
@@ -41,14 +49,16 @@ def update(values, changes, place):
 
 
 def write(name):
-    """Write params.yaml: the default as it stands, any other recipe merged."""
+    """Write params.yaml: the default as it stands, any other recipe merged, under its own heading."""
     values = merged(name)
     if name == "default":
         Path("params.yaml").write_bytes((HERE / "default.yaml").read_bytes())
     else:
-        yaml = YAML()
+        yaml, text = YAML(), io.StringIO()
         yaml.width = 1000
-        yaml.dump(values, Path("params.yaml"))
+        yaml.dump(values, text)
+        _, _, rest = text.getvalue().partition("\n\n")  # after what the default says of itself
+        Path("params.yaml").write_text(f"{heading(name)}\n{rest}")
 
 
 if __name__ == "__main__":

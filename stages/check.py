@@ -110,6 +110,8 @@ def successors(distill, line):
         yield line("distill.layers", distill.layers, f"0 with distill.loss = {distill.loss}, which matches no parameters")
     if distill.stop == "nearest" and distill.loss == "task":
         yield line("distill.stop", distill.stop, "last with distill.loss = task, which has no target")
+    if distill.labels == "teacher" and distill.loss == "task":
+        yield line("distill.labels", distill.labels, "hard or learned with distill.loss = task, which has no target")
     if distill.start_images == "right" and distill.start == "noise":
         yield line("distill.start_images", distill.start_images, "any with distill.start = noise")
     if distill.canvas_size > 1:

@@ -1,7 +1,6 @@
 """Buffer, first images, validation -> the distilled set, by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)."""
 
 import math
-import time
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,18 +9,18 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, history, imageset, objectives, ranks, starts, store, textures, trajectory
+from mtt import compiling, dsa, imageset, objectives, ranks, starts, store, textures, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import as_function
 from mtt.outcome import Outs, described, finish, shoot
 from mtt.params import Augmentation, Network, Section, read, run
-from mtt.progress import bar
 from mtt.seeds import generator
 from mtt.soft_labels import Hard, Learned, Taught
 from mtt.state import TENSORS, State, resume
 from mtt.unroll import Step, batches, distance, match
 from mtt.validation import scorer
+from mtt.watch import watching
 from mtt.workers import device, end_with_parent, keep_memory, set_threads
 from stages import PARENT
 
@@ -112,9 +111,81 @@ def main(buffer, images, validation, *outs):
         score = scoring(p, net, families, labels, validation, how) if p.scoring.every and rank == 0 else None
         matched = matcher(state, p, experts, net, families, labels, objective(p, net, images))
         look = partial(shoot, about, Path(folder, "history")) if rank == 0 else None
-        learn(state, p, experts, matched, score, look, Path(folder))
+        with watching(state, p.iterations, p.scoring.every, score, look, Path(folder)) as after:
+            learn(state, p, experts, matched, after)
         if rank == 0:
             finish(state, about, labels, Path(folder, "history"), Outs(*outs))
+
+
+def learn(state, p, experts, matched, after):
+    """Algorithm 1: match segments of experts' paths, and step images and step size along the slopes; until p.iterations are done.
+
+    `matched(segment)` gives the loss of one and its slopes; `after(values)` is called once the state is that of the next iteration.
+    """
+    for iteration in range(state.iteration, p.iterations):
+        segments = [segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
+        values, *slopes = ranks.average(matched, segments)
+        try:
+            clamped, skipped = step_along(state, p, values, slopes)
+        except ArithmeticError as error:
+            raise run_away(iteration, segments, values, state.alpha, error) from None
+        state.note(segments, values, clamped, skipped)
+        after(values)
+
+
+def segment(p, experts, iteration, number):
+    """The segment that is matched as the `number`-th of the run: expert, start epoch t, and the generator of all else that it draws."""
+    draws, own = generator("distill", p.seed, number), p.start_epochs
+    first = p.max_start_epoch if own.first == "all" else own.first
+    end = starts.end(iteration, first, p.max_start_epoch, own.growing)
+    return starts.visited(number, len(experts.experts), p.seed), starts.epoch(own.floor, end, experts.straight, draws), draws
+
+
+def matcher(state, p, experts, net, families, labels, end):
+    """The function (segment) -> loss of the images along it, and its slopes: by images, step size, and labels that are learned."""
+    step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None, truncated=p.gradient == "truncated")
+    first = int(p.layers * experts.parameters)
+
+    def matched(segment):
+        expert, t, draws = segment
+        theta, target = (row.to(state.x.device) for row in experts.segment(expert, t, p.expert_epochs))  # where it was at t and t + M
+        y, n = labels.seen(state.y, state.x, target), len(state.x)
+        chunks = batches(n, n if p.batch_syn == "all" else p.batch_syn, p.syn_steps if p.batch_per == "step" else 1, draws)
+        steps = [seen(b, p, families, draws) for b in chunks * (p.syn_steps // len(chunks))]
+        value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
+        return value, dx, dalpha, *labels.slope(state.y, *dy)
+
+    return matched
+
+
+def seen(b, p, families, draws):
+    """The images b of a step as `match` takes them: indices, once for each crop, and what the student sees of them, drawn anew."""
+    b = b.repeat_interleave(p.canvas_samples)
+    offsets, drawn = textures.draw(len(b), p.canvas_size, draws), dsa.draw(families, len(b), draws)
+    return b.to(device()), lambda x: dsa.apply(textures.crop(x, offsets, p.canvas_size), drawn)
+
+
+def step_along(state, p, values, slopes):
+    """Step images, step size and learned labels along their slopes, unless the loss is above the threshold.
+
+    Gives whether the step size was clamped, and whether the iteration was skipped. Raises ArithmeticError where a number is not finite.
+    """
+    if not values.isfinite().all():
+        raise ArithmeticError("the loss is not finite")
+    threshold = p.start_epochs.threshold
+    if threshold != "none" and float(values.mean()) > threshold:
+        state.skip(p.ema)
+        return False, True
+    rates = {"x": p.lr_img, "alpha": p.lr_lr, "y": p.lr_label}
+    momenta = {"x": p.momentum, "alpha": p.momentum, "y": p.momentum_label}
+    return state.step(dict(zip(rates, slopes, strict=False)), rates, momenta, floor=p.lr_init / 100, decay=p.ema), False
+
+
+def run_away(iteration, segments, values, alpha, error):
+    """The error that stops a run whose numbers are no longer finite, before they change anything."""
+    starts, loss = ", ".join(str(start) for _, start, _ in segments), ", ".join(map(str, values.tolist()))
+    found = f"distill stopped at iteration {iteration + 1}, start epoch {starts}: loss {loss}, step size {float(alpha)}: {error}"
+    return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
 
 
 def checked(p, experts, network, families, images, validation):
@@ -151,76 +222,28 @@ def begin(p, experts, images, labels, net, how):
     return State.begin(x, labels.begin(y, x), p.lr_init, how)
 
 
+def objective(p, net, images):
+    """The function (draws) -> what the student's end is held to: p.loss, on real images where it needs some."""
+    if p.loss in (simple := {"match": distance, "raw": objectives.raw, "cosine": objectives.cosine}):
+        return lambda draws: simple[p.loss]
+    data, loss = imageset.load(images), as_function(net)
+    if data.images.dtype != torch.uint8:
+        raise ValueError(f"{images}: found images that were learned; wanted real ones with distill.loss = {p.loss}")
+    x, y = data.on(device()), data.labels.to(device())
+
+    def drawn(draws):
+        b = torch.randint(len(x), (p.batch_real,), generator=draws).to(y.device)
+        return objectives.task(loss, x[b], y[b]) if p.loss == "task" else objectives.logits(answer(net), x[b])
+
+    return drawn
+
+
 def scoring(p, net, families, labels, validation, how):
     """The function (State) -> score of its images on validation."""
     settings = p.scoring.model_dump(exclude={"every"}) | {"samples": p.canvas_samples}
     augment = textures.cropped(partial(dsa.augment, families=families), p.canvas_size)
     score = scorer(net, imageset.load(validation), compiling.compiled if how["compiled"] else None, augment=augment, **settings)
     return lambda state: score(state.average, labels.kept(state.y, state.average), float(state.alpha), state.iteration)
-
-
-def matcher(state, p, experts, net, families, labels, end):
-    """The function (segment) -> loss of the images along it, and its slopes: by images, step size, and labels that are learned."""
-    step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None, truncated=p.gradient == "truncated")
-    first = int(p.layers * experts.parameters)
-
-    def matched(segment):
-        expert, start, draws = segment
-        theta, target = (row.to(state.x.device) for row in experts.segment(expert, start, p.expert_epochs))
-        y, n = labels.seen(state.y, state.x, target), len(state.x)
-        chunks = batches(n, n if p.batch_syn == "all" else p.batch_syn, p.syn_steps if p.batch_per == "step" else 1, draws)
-        steps = [seen(b, p, families, draws) for b in chunks * (p.syn_steps // len(chunks))]
-        value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
-        return value, dx, dalpha, *labels.slope(state.y, *dy)
-
-    return matched
-
-
-def learn(state, p, experts, matched, score, look, folder):
-    """The algorithm: match segments of experts' paths, step images and step size; until p.iterations are done.
-
-    `matched(segment)` gives loss and slopes; `score(state)` and `look(state)` where these are functions: in one rank.
-    """
-    saved = time.monotonic()
-    with bar(p.iterations, "distill", "iteration", state.iteration, shown=bool(look)) as progress:
-        for iteration in range(state.iteration, p.iterations):
-            if look and history.due(iteration):
-                look(state)
-            segments = [segment(p, experts, iteration, iteration * p.segments + number) for number in range(p.segments)]
-            values, *slopes = ranks.average(matched, segments)
-            step_along(state, p, segments, values, slopes, folder)
-            if score and state.iteration % p.scoring.every == 0:
-                state.score(score(state))
-            if store.due(saved):
-                state.save(folder / "rolling.safetensors")
-                saved = time.monotonic()
-            best = f", validation {state.scores[-1][1]:.3f}" if state.scores else ""
-            progress.set_postfix_str(f"loss {float(values.mean()):.4f}, step size {float(state.alpha):.5f}{best}", refresh=False)
-            progress.update()
-    if look:
-        look(state)
-    state.save(folder / f"{p.iterations:06d}.safetensors")
-    (folder / "rolling.safetensors").unlink(missing_ok=True)
-
-
-def step_along(state, p, segments, values, slopes, folder):
-    """Step images, step size and learned labels along their slopes, unless the loss is above the threshold; note what came of it."""
-    rates = {"x": p.lr_img, "alpha": p.lr_lr, "y": p.lr_label}
-    momenta = {"x": p.momentum, "alpha": p.momentum, "y": p.momentum_label}
-    clamped, threshold = False, p.start_epochs.threshold
-    skipped = threshold != "none" and float(values.mean()) > threshold
-    try:
-        if not values.isfinite().all():
-            raise ArithmeticError("the loss is not finite")
-        if skipped:
-            state.skip(p.ema)
-        else:
-            clamped = state.step(dict(zip(rates, slopes, strict=False)), rates, momenta, floor=p.lr_init / 100, decay=p.ema)
-    except ArithmeticError as error:
-        state.save(folder / "rolling.safetensors")
-        raise run_away(state.iteration, segments, values, state.alpha, error) from None
-    for (expert, start, _), value in zip(segments, values.tolist(), strict=True):
-        state.curve.append([state.iteration, expert, start, value, float(state.alpha), int(clamped), int(skipped)])
 
 
 def convnet(network, index):
@@ -239,44 +262,6 @@ def repays(p, net, index):
     images = p.ipc * len(index["classes"]) if p.batch_syn == "all" else p.batch_syn
     steps = 2 * p.iterations * p.segments * p.syn_steps
     return compiling.repays(net, index["shape"], steps, images * p.canvas_samples, cost=3)
-
-
-def objective(p, net, images):
-    """The function (draws) -> what the student's end is held to: p.loss, on real images where it needs some."""
-    if p.loss in (simple := {"match": distance, "raw": objectives.raw, "cosine": objectives.cosine}):
-        return lambda draws: simple[p.loss]
-    data, loss = imageset.load(images), as_function(net)
-    if data.images.dtype != torch.uint8:
-        raise ValueError(f"{images}: found images that were learned; wanted real ones with distill.loss = {p.loss}")
-    x, y = data.on(device()), data.labels.to(device())
-
-    def drawn(draws):
-        b = torch.randint(len(x), (p.batch_real,), generator=draws).to(y.device)
-        return objectives.task(loss, x[b], y[b]) if p.loss == "task" else objectives.logits(answer(net), x[b])
-
-    return drawn
-
-
-def seen(b, p, families, draws):
-    """The images b of a step as `match` takes them: indices, once for each crop, and what the student sees of them, drawn anew."""
-    b = b.repeat_interleave(p.canvas_samples)
-    offsets, drawn = textures.draw(len(b), p.canvas_size, draws), dsa.draw(families, len(b), draws)
-    return b.to(device()), lambda x: dsa.apply(textures.crop(x, offsets, p.canvas_size), drawn)
-
-
-def segment(p, experts, iteration, number):
-    """The segment that is matched as the `number`-th of the run: expert, start epoch, and the generator of all else that it draws."""
-    draws, own = generator("distill", p.seed, number), p.start_epochs
-    first = p.max_start_epoch if own.first == "all" else own.first
-    end = starts.end(iteration, first, p.max_start_epoch, own.growing)
-    return starts.visited(number, len(experts.experts), p.seed), starts.epoch(own.floor, end, experts.straight, draws), draws
-
-
-def run_away(iteration, segments, values, alpha, error):
-    """The error that stops a run whose numbers are no longer finite, before they change anything."""
-    starts, loss = ", ".join(str(start) for _, start, _ in segments), ", ".join(map(str, values.tolist()))
-    found = f"distill stopped at iteration {iteration + 1}, start epoch {starts}: loss {loss}, step size {float(alpha)}: {error}"
-    return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from urllib.error import URLError
 
 import pandas as pd
@@ -171,6 +172,50 @@ def pairs(changes, values):
             yield change, values[key]
 
 
+# As its author gave them: whether whitened, depth, N, M, T+, synthetic batch, lr of pixels, of alpha, and alpha_0.
+PAPER = {
+    "cifar10-ipc1": (True, 3, 50, 2, 2, "all", 100, 1e-7, 0.01),
+    "cifar10-ipc10": (True, 3, 30, 2, 20, "all", 100, 1e-5, 0.001),
+    "cifar10-ipc50": (False, 3, 30, 2, 40, "all", 1000, 1e-5, 0.001),
+    "cifar100-ipc1": (True, 3, 20, 3, 20, "all", 1000, 1e-5, 0.01),
+    "cifar100-ipc10": (False, 3, 20, 2, 20, "all", 1000, 1e-5, 0.01),
+    "cifar100-ipc50": (True, 3, 80, 2, 40, 125, 1000, 1e-5, 0.01),
+    "tiny-imagenet-ipc1": (False, 4, 10, 2, 10, "all", 10000, 1e-4, 0.01),
+    "tiny-imagenet-ipc10": (False, 4, 20, 2, 40, 200, 10000, 1e-4, 0.01),
+    "tiny-imagenet-ipc50": (False, 4, 20, 2, 40, 300, 10000, 1e-4, 0.01),
+    "imagenet-*-ipc1": (False, 5, 20, 2, 10, "all", 100000, 1e-6, 0.01),
+    "imagenet-*-ipc10": (False, 5, 20, 2, 10, 20, 100000, 1e-6, 0.01),
+}
+CLASSES = {
+    "nette": [0, 217, 482, 491, 497, 566, 569, 571, 574, 701],
+    "woof": [193, 182, 258, 162, 155, 167, 159, 273, 207, 229],
+    "meow": [281, 282, 283, 284, 285, 291, 292, 290, 289, 287],
+    "squawk": [84, 130, 88, 144, 145, 22, 96, 9, 100, 89],
+    "fruit": [953, 954, 949, 950, 951, 957, 952, 945, 943, 948],
+    "yellow": [309, 986, 954, 951, 987, 779, 599, 291, 72, 11],
+}
+
+
+@pytest.mark.parametrize(("pattern", "settings"), PAPER.items())
+def test_the_recipes_of_the_paper_have_its_settings(pattern, settings):
+    """And its hundred experts, iterations, starts and protocol."""
+    found = [name for name in NAMES if fnmatch(name, pattern)]
+    assert len(found) == (len(CLASSES) if "*" in pattern else 1)
+    for name in found:
+        values = recipes.merged(name)
+        distill, experts, scored = values["distill"], values["experts"], values["evaluate"]
+        keys = ("syn_steps", "expert_epochs", "max_start_epoch", "batch_syn", "lr_img", "lr_lr", "lr_init")
+        assert (values["prepare"]["zca"], values["network"]["depth"], *(distill[key] for key in keys)) == settings
+        assert (values["network"]["width"], distill["iterations"], distill["momentum"], distill["start"]) == (128, 5000, 0.5, "real")
+        assert f"-ipc{distill['ipc']}" in name
+        assert [experts[key] for key in ("count", "epochs", "batch", "learning_rate", "optimizer")] == [100, 50, 256, 0.01, "sgd"]
+        assert [scored[key] for key in ("networks", "batch", "momentum", "weight_decay")] == [5, 256, 0.9, 0.0005]
+        assert [scored["epochs"][architecture] for architecture in ("ConvNet", "AlexNet", "VGG11", "ResNet18")] == [1000] * 4
+        assert values["augmentation"]["families"] == ["color", "crop", "cutout", "flip", "scale", "rotate"]
+        if "*" in pattern:
+            assert (values["prepare"]["classes"], values["prepare"]["side"]) == (CLASSES[name.split("-")[1]], 128)
+
+
 # As gathered from the publications: N, M, T+, synthetic batch, lr of pixels, of alpha, alpha_0, and what is the idea's own. Keys that a
 # publication leaves open stand as None.
 PUBLISHED = {
@@ -247,10 +292,15 @@ def test_a_recipe_holds_what_differs_from_its_base_and_no_more(name):
     assert all(found == change for change, found in pairs(CHANGES[name], recipes.merged(name)))
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_recipe_says_what_it_costs_as_the_formulas_have_it(name):
-    comment = "".join(line for line in (ROOT / f"recipes/{name}.yaml").read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert comment.endswith(cost.comment(name))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_what_it_costs_as_the_formulas_have_it(name, tmp_path, monkeypatch):
+    """And so does params.yaml once it is that recipe's."""
+    assert recipes.heading(name).endswith(cost.comment(name))
+    monkeypatch.chdir(tmp_path)
+    recipes.write(name)
+    written = (tmp_path / "params.yaml").read_text()
+    assert written.startswith(f"{recipes.heading(name)}\n# The run. ")
+    assert written.count("# Cost by") == 1
 
 
 def test_the_cost_of_a_recipe_is_that_of_the_table_of_estimates():

@@ -253,15 +253,17 @@ def test_the_range_of_start_epochs_grows_and_has_a_floor(ready):
     assert set(curve().start_epoch) == {1}
 
 
-def test_an_iteration_whose_loss_is_above_the_threshold_changes_nothing(ready):
-    """Its loss stands in the curve all the same, which says so, and so do the metrics."""
+def test_an_iteration_whose_loss_is_above_the_threshold_changes_nothing(ready, capsys):
+    """Its loss stands in the curve all the same, which says so, and so do the metrics; a run of nothing else is warned of."""
     start = distilled(ready, iterations=4, start_epochs={"threshold": 1e-9})
+    assert "warning: the loss was above distill.start_epochs.threshold in every iteration" in capsys.readouterr().out
     assert curve().skipped.tolist() == [1] * 4
     assert json.loads((ready.folder / "results/distill/metrics.json").read_text())["skipped"] == 4
     real = imageset.load("data/prepared/train.safetensors").normalised()
     assert all((real == image).flatten(1).all(1).any() for image in start.images)
     assert start.learning_rate == pytest.approx(0.02)
     assert not torch.equal(distilled(ready, start_epochs={"threshold": 100.0}).images, start.images)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready):
@@ -291,6 +293,7 @@ def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready)
         ({"distill": {"layers": 0.5, "loss": "task"}}, "distill.layers = 0.5; wanted 0 with distill.loss = task"),
         ({"distill": {"layers": 1.0}}, "distill.layers = 1.0: Input should be less than 1"),
         ({"distill": {"stop": "nearest", "loss": "task"}}, "distill.stop = 'nearest'; wanted last with distill.loss = task"),
+        ({"distill": {"labels": "teacher", "loss": "task"}}, "distill.labels = 'teacher'; wanted hard or learned with distill.loss = task"),
         ({"distill": {"start_images": "right", "start": "noise"}}, "distill.start_images = 'right'; wanted any with distill.start = noise"),
         ({"distill": {"labels": "learned", "canvas_size": 2}}, "distill.labels = 'learned'; wanted hard with distill.canvas_size > 1"),
         ({"distill": {"start_images": "right", "canvas_size": 2}}, "distill.start_images = 'right'; wanted any with distill.canvas_size"),
