@@ -23,7 +23,7 @@ report: .venv/runtime  ## one HTML page of the run, with everything in it: repor
 bench: .venv/runtime  ## measure this project beside the plain way, all of it or NAME="unroll buffers": results/benchmarks/
 	python -m benchmarks $(NAME)
 
-growth: .venv/runtime  ## measure how the cost of an iteration grows: results/benchmarks/growth.*
+growth: .venv/development  ## measure how the cost of an iteration grows: results/benchmarks/growth.*
 	python -m benchmarks.growth
 
 ablations: .venv/runtime  ## run what docs/ablations.md has no row of yet, all of it or NAME="range start"

@@ -32,7 +32,7 @@ def cost(values):
     reads_last = distill["start_images"] == "right" or distill["labels"] == "learned"
     read, samples, synthetic = distill["max_start_epoch"] + distill["expert_epochs"], distill["canvas_samples"], distill["ipc"] * kept
     step = synthetic if distill["batch_syn"] == "all" else distill["batch_syn"]
-    read = experts["epochs"] + 1 if reads_last else read
+    read = experts["epochs"] + 1 if reads_last else read + (values["buffer"]["waypoints"] != "none")
     epoch = experts["count"] * images * TRAINING * forward * (2 if experts["optimizer"] == "gsam" else 1)
     matching = MATCHING if distill["gradient"] == "exact" else TRUNCATED
     times = distill["iterations"] // scoring["every"] if scoring["every"] else 0

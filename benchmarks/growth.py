@@ -9,8 +9,9 @@ import json
 import statistics
 from functools import partial
 
+import matplotlib
+
 from benchmarks import buffers, harness, problems
-from benchmarks.curves import draw
 from mtt import workers
 from mtt.buffer import Buffer
 from mtt.functional import as_function
@@ -87,6 +88,28 @@ def fits(rows):
         of = [row for row in rows if row["factor"] == factor]
         found[factor] = {key: line([row["value"] for row in of], [row[key] for row in of]) for key in MEASURES}
     return found
+
+
+def draw(path, rows, lines):
+    """The picture: a row for each factor, time on the left and memory on the right, points and their straight lines."""
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(len(lines), 2, figsize=(10, 2.6 * len(lines)), layout="constrained")
+    for (factor, fit), both in zip(lines.items(), panels, strict=True):
+        of = [row for row in rows if row["factor"] == factor]
+        values = [row["value"] for row in of]
+        for panel, measures in zip(both, (MEASURES[:1], MEASURES[1:] if factor == "N" else MEASURES[1:2]), strict=True):
+            most = max(row[measure] for row in of for measure in measures)
+            for number, measure in enumerate(measures):
+                slope, intercept, r2 = fit[measure].values()
+                words = measure.replace("_less_vectors", ", less the N+1 vectors") + f": R$^2$ {r2:.3f}"
+                panel.plot(values, [row[measure] for row in of], "o", color=f"C{number}")
+                panel.plot(values, [slope * value + intercept for value in values], color=f"C{number}", label=words)
+            panel.set(xlabel=factor, ylabel=f"{measures[0]}, relative", xlim=(0, None), ylim=(0, 1.15 * most), xticks=values)
+            panel.grid(alpha=0.3)
+            panel.legend(frameon=False)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def main():

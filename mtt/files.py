@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the writing: an error, a full disk, a kill."""
+"""Files that are there whole or not at all, whatever ends the writing: an error, a full disk, a kill, a power cut."""
 
 import os
 from contextlib import contextmanager
@@ -13,6 +13,8 @@ def whole(path):
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
+        with open(beside, "rb") as file:  # on the disk before it has the name, or a power cut could leave half of it there
+            os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -40,14 +40,14 @@ def value_and_gradient(loss):
     return both
 
 
-def learner(network, compile=None, objective=F.cross_entropy):
+def learner(network, compile=None):
     """The function (theta (E, P), x (E, n, ...), y (E, n)) -> (sum of losses, its gradient (E, P)) of E networks such as `network`.
 
     `compile` is compiling.compiled or None. A network alone is trained in place: `network` itself becomes theta's.
     """
     compile = compile or (lambda function: function)
-    several = value_and_gradient(compile(together(as_function(network, objective))))
-    alone = in_place(network, compile(lambda x, y: objective(network(x), y)))
+    several = value_and_gradient(compile(together(as_function(network))))
+    alone = in_place(network, compile(lambda x, y: F.cross_entropy(network(x), y)))
     return lambda theta, x, y: (several if len(theta) > 1 else alone)(theta, x, y)
 
 

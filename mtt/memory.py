@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import re
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def ways(stage, words, values):
         elif value == "all":
             value, lower = _all(name, words, values)
         elif isinstance(value, int):
-            lower = value // 2
+            lower = max(min(value, _used(stage, name, words, values)) // 2, _least(name, values))
+            lower = lower if lower < value else None
         if lower or lower is False:
             yield f"{name} from {str(value).lower()} to {str(lower).lower()}"
 
@@ -57,9 +59,21 @@ def _set(name, values):
     return values
 
 
+def _used(stage, name, words, values):
+    """How much of it there is any use for: of networks as one, no more than are trained."""
+    networks = {"experts": "experts.count", "distill": "distill.validate.networks", "evaluate": "{2}.networks"}
+    return _set(networks[stage].format(*words, *[""] * 3), values) if name == "MTT_TOGETHER" else math.inf
+
+
+def _least(name, values):
+    """What the check of the parameters wants at least."""
+    more = values["buffer"]["waypoints"] != "none"  # as stages.check has it
+    return values["distill"]["max_start_epoch"] + values["distill"]["expert_epochs"] + more if name == "buffer.snapshots" else 1
+
+
 def _all(name, words, values):
     """How many "all" are, and what to lower them to."""
     if name == "buffer.snapshots":
-        return "all", values["distill"]["max_start_epoch"] + values["distill"]["expert_epochs"]
+        return "all", _least(name, values)
     images = values["distill"]["ipc"] * len(json.loads(Path(words[0], "index.json").read_bytes())["classes"])
     return f"all ({images})", images // 2

@@ -68,12 +68,12 @@ def write_curves(state, step_size, outs):
     scored = pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"])
     write(outs.curves, curve.to_csv(index=False, float_format="%.6g"))
     write(outs.scores, scored.to_csv(index=False, float_format="%.6g"))
-    recent = curve.tail(math.ceil(len(curve) / 10))
+    recent, each = curve.tail(math.ceil(len(curve) / 10)), curve.drop_duplicates("iteration")  # which may have several segments
     numbers = {
         "loss": recent.loss.mean(),
         "step_size": step_size,
-        "clamped": int(curve.clamped.sum()),
-        "skipped": int(curve.skipped.sum()),
+        "clamped": int(each.clamped.sum()),
+        "skipped": int(each.skipped.sum()),
         "iterations": state.iteration,
     }
     if state.scores:

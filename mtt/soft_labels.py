@@ -9,7 +9,11 @@ Each kind has `begin(y, x)`, what y is at first; `seen(y, x, target)`, the label
 the derivatives by y that follow from those by what was seen; and `kept(y, x)`, the labels that go with the images from then on.
 """
 
+from functools import partial
+
 import torch
+
+from mtt.training import outputs
 
 
 class Hard:
@@ -52,10 +56,9 @@ class Taught(Hard):
             total, count = total + self.seen(y, x, theta), count + 1
         return total / count
 
-    @torch.no_grad()
     def logits(self, x, theta):
-        """(n, K), of some images at a time."""
-        return torch.cat([self.output(theta.to(x.device), some) for some in x.split(500)])
+        """(n, K)."""
+        return outputs(partial(self.output, theta.to(x.device)), x)
 
 
 class Learned(Taught):

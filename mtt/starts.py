@@ -1,11 +1,13 @@
 """Where a distillation starts: which real images, and which experts and epochs (as the paper, and as DATM, Guo et al. 2024)."""
 
+from functools import partial
 from itertools import chain
 
 import torch
 
 from mtt import imageset, textures
 from mtt.seeds import generator
+from mtt.training import outputs
 from mtt.workers import device
 
 
@@ -67,7 +69,6 @@ def real(path, ipc, canvas_size, right, draws):
     return textures.tile(data.on("cpu")[chosen], times)
 
 
-@torch.no_grad()
 def right(experts, output, data):
     """A mask (n,) of the images of `data` for each expert, one at a time: whether its last snapshot classifies them right.
 
@@ -75,5 +76,4 @@ def right(experts, output, data):
     """
     x, y = data.on(device()), data.labels.to(device())
     for theta in experts.every(experts.index["snapshots"] - 1):
-        theta = theta.to(device())
-        yield torch.cat([output(theta, x[b]).argmax(1) == y[b] for b in torch.arange(len(y)).split(500)]).cpu()
+        yield (outputs(partial(output, theta.to(device())), x).argmax(1) == y).cpu()

@@ -72,11 +72,15 @@ def halves(epochs, learning_rate):
 
 
 @torch.no_grad()
+def outputs(network, images, batch=500):
+    """What the function `network` gives for all images, so many at a time: (n, ...) for images (n, C, H, W), or as in epoch."""
+    return torch.cat([network(images[first : first + batch]) for first in range(0, len(images), batch)])
+
+
 def accuracy(network, images, labels, batch=500):
     """The share of images whose class has the largest logit; `images` as in epoch."""
     trained = network.training
     network.eval()
-    chunks = [slice(first, first + batch) for first in range(0, len(images), batch)]
-    hits = [(network(images[chunk]).argmax(1) == labels[chunk]).sum() for chunk in chunks]
+    hits = outputs(network, images, batch).argmax(1) == labels
     network.train(trained)
-    return int(sum(hits)) / len(labels)
+    return int(hits.sum()) / len(labels)

@@ -25,7 +25,7 @@ def score(net, gradient, held_out, x, y, alpha, iteration, *, networks, epochs, 
     (momentum, weight_decay) are those of training.fit, and other networks are drawn in each `iteration`.
     """
     x_val, y_val, scores = held_out.on(x.device), held_out.labels.to(x.device), []
-    for numbers in groups(range(networks)):
+    for numbers in groups(range(networks), sharing=1):
         draws = [generator("validate", iteration, number) for number in numbers]
         fresh = [trajectory.vector(initialise(copy.deepcopy(net).cpu(), own)) for own in draws]
         theta = torch.stack(fresh).to(x.device)

@@ -1,4 +1,4 @@
-"""Work side by side in processes of one thread each: the bytes are the same whatever their number.
+"""Work side by side in processes of one thread each; where each network is trained alone, the bytes are the same whatever their number.
 
 $MTT_WORKERS says how many; by default one for each core, or for each GPU where there is one.
 With $MTT_EXECUTOR = slurm they are not processes of this machine but jobs of a cluster (mtt/cluster.py).
@@ -70,9 +70,9 @@ def together():
     return number("MTT_TOGETHER", 10 if torch.cuda.is_available() else 1)
 
 
-def groups(tasks):
-    """The list `tasks` in tuples of `together()`, or of fewer where a worker would be left with nothing."""
-    size = max(1, min(together(), -(-len(tasks) // count())))
+def groups(tasks, sharing=None):
+    """The list `tasks` in tuples of `together()`, or of fewer where one of the `sharing` processes, by default all workers, had none."""
+    size = max(1, min(together(), -(-len(tasks) // (sharing or count()))))
     return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
 
 

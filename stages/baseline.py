@@ -17,7 +17,7 @@ from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
 from mtt.seeds import generator
 from mtt.state import State, resume
-from mtt.training import epoch, initialise
+from mtt.training import epoch, initialise, outputs
 from stages import PARENT
 
 
@@ -92,6 +92,8 @@ def random(method, p, own, data, *_):
 
 def coreset(method, p, own, data, used, _):
     """Training images of each class, chosen by the features that a network trained on all of them has."""
+    workers.keep_memory()
+    workers.set_threads(math.prod(data.images.shape[2:]) * used["network"]["width"] * own.batch)
     net, x, draws = convnet(data, used), data.on(workers.device()), generator(method, p.seed)
     first, chosen = data.some(p.ipc, draws)[:: p.ipc], []
     net = initialise(net, draws).to(x.device)
@@ -99,8 +101,7 @@ def coreset(method, p, own, data, used, _):
         train_network(net, learner(net), x, data.labels.to(x.device), own.epochs, own.batch, own.learning_rate, [], draws, progress.update)
     for label in range(len(data.classes)):
         indices = data.of_class(label)
-        with torch.no_grad():
-            features = torch.cat([before_last(net)(images).cpu() for images in map(x.__getitem__, indices.split(500))])
+        features = outputs(lambda some: before_last(net)(x[some]), indices).cpu()
         if method == "herding":
             picked = coresets.herding(features, p.ipc)
         else:
@@ -111,6 +112,7 @@ def coreset(method, p, own, data, used, _):
 
 def condense(method, p, own, data, used, train):
     """Images that are learned: those of each class match real ones of it in what `method` compares."""
+    torch.backends.cudnn.allow_tf32 = False  # as distill: the methods are compared
     workers.keep_memory()
     workers.set_threads(math.prod(data.images.shape[2:]) * used["network"]["width"] * own.batch_real)
     settings = {**used, "baseline": {"ipc": p.ipc, "seed": p.seed, method: own.model_dump(exclude={"iterations"})}}

@@ -97,8 +97,8 @@ def epochs(found, segment):
     """Rows expert, epoch, accuracy (validation), length: ||theta*_t - theta*_{t+M}|| with M = `segment`, empty past the last."""
     rows = []
     for number, expert in enumerate(found):
-        theta = expert[:]
-        lengths = (theta[:-segment] - theta[segment:]).norm(dim=1).tolist()
+        pairs = ((expert[first], expert[first + segment]) for first in range(len(expert) - segment))  # of all that are read, two at a time
+        lengths = [float((start - end).norm()) for start, end in pairs]
         for epoch, accuracy in enumerate(expert.header["accuracy"]):
             length = lengths[epoch] if epoch < len(lengths) else None
             rows.append({"expert": number, "epoch": epoch, "accuracy": accuracy, "length": length})

@@ -122,7 +122,11 @@ def successors(distill, line):
 
 
 def against(train, values):
-    """What must hold between params.yaml and the training set."""
+    """What must hold between params.yaml and the set that images start from."""
+    if train.labels.ndim > 1:
+        if values["distill"].start == "real":
+            yield "params.yaml: distill.start = 'real'; wanted noise, as the set has probabilities for each image, or one with classes"
+        return
     fewest, name = min((len(train.of_class(label)), name) for label, name in enumerate(train.classes))
     distill = values["distill"]
     times = distill.canvas_size // train.canvas_size

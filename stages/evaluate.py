@@ -1,6 +1,7 @@
 """A set, test -> the scores of one method on one architecture (a DVC matrix over both). The only stage that reads the test set."""
 
 import json
+import math
 import statistics
 from functools import cache, partial
 from typing import Annotated
@@ -52,7 +53,8 @@ def main(method, architecture, section, images, validation, test, out, plain=Non
     if small.about() != held_out.about():
         raise ValueError(f"{images}: found {small.about()}; wanted {held_out.about()}, as in {test}")
     learned = small.learning_rate
-    rates = sorted({*p.learning_rates, *([learned] if learned else [])})
+    beside = [rate for rate in p.learning_rates if not (learned and math.isclose(rate, learned, rel_tol=1e-6))]  # which is float32
+    rates = sorted({*beside, *([learned] if learned else [])})
     steps = -(-len(small.images) // p.batch) * p.epochs[architecture]
     net, trainings, seeds = build(images, architecture, network), len(rates) + p.networks, workers.groups(range(p.networks))
     seen = small.canvas_samples * min(p.batch, len(small.images))

@@ -15,7 +15,7 @@ from mtt.convnet import ConvNet
 from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
-from mtt.training import accuracy, epoch, initialise
+from mtt.training import accuracy, epoch, initialise, outputs
 from mtt.workers import made_with
 from stages import PARENT
 
@@ -64,13 +64,13 @@ def main(train, validation, out):
 
 def train_missing(missing, train, validation, folder, network, augmentation, p):
     """Train the experts of the list `missing`, side by side."""
-    data, tasks = imageset.load(train), workers.groups(missing)
+    data, groups = imageset.load(train), workers.groups(range(p.count))  # of all, so that a run that goes on trains the same together
+    tasks = [left for group in groups if (left := tuple(index for index in group if index in missing))]
     if p.order == "difficulty":
         measure(data, train, folder, network, augmentation, p)
     steps = sum(lengths(ranked(data, folder, p), data, p))
     gradients = steps * (2 if p.optimizer == "gsam" else 1)
-    together = len(workers.groups(range(p.count))[0])  # of all experts, not of those that are missing
-    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch * together)
+    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch * len(groups[0]))
     with workers.pool(len(tasks)) as each:
         each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
 
@@ -117,8 +117,7 @@ def errors(train, network, augmentation, p, number, _, tick):
     gradient, optimizer = learner(net), torch.optim.SGD([theta], p.learning_rate, fused=True)
     for _ in range(p.difficulty.epochs):
         epoch(gradient, theta, optimizer, x, y, p.batch, augment, [draws], tick)
-    with torch.no_grad():
-        return torch.cat([difficulty.el2n(net(x[b]), y[b]) for b in torch.arange(len(y)).split(500)]).cpu().numpy()
+    return difficulty.el2n(outputs(net, x), y).cpu().numpy()
 
 
 def name(index):

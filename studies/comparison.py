@@ -46,18 +46,21 @@ CASES = {
 
 def one(recipe, ipc, settings, seed, folder, kept):
     """Make every set that has no row, and score it on each architecture that it has none on."""
+    case = {"recipe": recipe, "ipc": ipc, "seed": seed}
+    there = {(row.method, row.architecture) for row in kept.of(**case).itertuples()}
+    lacking = {method: [name for name in scored_on(method, **case) if (method, name) not in there] for method in METHODS}
+    if not any(lacking.values()):
+        return
     seeds = {"distill.seed": seed, "baseline.seed": seed, "distill.ipc": ipc, "baseline.ipc": ipc}
     with runs.inside(folder / f"{recipe}-{ipc}", parameters(recipe, {**settings, **seeds})):
         for stage in ("prepare", "experts", "buffer"):
             runs.stage(stage)
-        for method in METHODS:
-            key = {"recipe": recipe, "ipc": ipc, "method": method, "seed": seed}
-            if lacking := [name for name in scored_on(method, recipe, ipc, seed) if kept.of(**key, architecture=name).empty]:
-                print(f"{recipe}, {ipc} a class, {method}, seed {seed}", flush=True)
-                seconds = made(method)
-                for architecture in lacking:
-                    kept.add({**key, "architecture": architecture, **score(method, architecture), "seconds": seconds})
-                runs.show(ROOT / "RESULTS.md", tables(kept))
+        for method in filter(lacking.get, METHODS):
+            print(f"{recipe}, {ipc} a class, {method}, seed {seed}", flush=True)
+            seconds = made(method)
+            for architecture in lacking[method]:
+                kept.add({**case, "method": method, "architecture": architecture, **score(method, architecture), "seconds": seconds})
+            runs.show(ROOT / "RESULTS.md", tables(kept))
 
 
 def scored_on(method, recipe, ipc, seed):

@@ -93,15 +93,18 @@ def main():
     parts = Table(RESULTS / "layers.csv", ["loss", "seed", "start_epoch", "layer"], ["distance"])
     for seed in SEEDS:
         for loss, settings in LOSSES.items():
+            apart = parts.of(loss=loss, seed=seed).empty
+            lacking = [method for method in METHODS if loss == "match" and drifts.of(method=method, seed=seed).empty]
+            if not (apart or lacking):
+                continue
             with runs.inside(FOLDER, parameters("default", {**settings, "distill.seed": seed, "baseline.seed": seed})):
                 for stage in ("prepare", "experts", "buffer", "distill"):
                     runs.stage(stage)
-                if parts.of(loss=loss, seed=seed).empty:
+                if apart:
                     layers(loss, seed, parts)
-                for method in METHODS if loss == "match" else ():
-                    if drifts.of(method=method, seed=seed).empty:
-                        runs.stage("baseline", method) if method != "distilled" else None
-                        drift(method, seed, drifts)
+                for method in lacking:
+                    runs.stage("baseline", method) if method != "distilled" else None
+                    drift(method, seed, drifts)
     runs.show(PAGE, tables(drifts.rows, parts.rows))
 
 

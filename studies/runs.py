@@ -94,7 +94,7 @@ def score(recipe, settings, seed, folder):
         stage("evaluate")
         cell = json.loads(Path("results/scores/distilled-ConvNet.json").read_text())
         metrics = json.loads(Path("results/distill/metrics.json").read_text())
-        found = {"test": cell["mean"], "test_best_rate": cell["best_rate"]["mean"], "validation": metrics["validation_accuracy"]}
+        found = {"test": cell["mean"], "test_best_rate": cell["best_rate"]["mean"], "validation": metrics.get("validation_accuracy")}
         found |= {key: metrics[key] for key in ("loss", "step_size")}
         return found | {"likeness": likeness(imageset.load("data/distilled/set.safetensors"))}
 

@@ -57,16 +57,16 @@ def along(case, kept):
     """Rows of one case: its images at the start, half way and at the end of a run."""
     recipe, own, last, iterations = CASES[case]
     for done in (1, iterations // 2, iterations):
+        keys = [{"case": case, "iteration": done, "steps": n, "rate": rate} for n in STEPS for rate in RATES]
+        if not (keys := [key for key in keys if kept.of(**key).empty]):
+            continue
         values = parameters(recipe, {**own, "distill.iterations": done, "distill.validate.every": 0})
         with runs.inside(ROOT / ".work/studies/truncation", values):
             for name in ("prepare", "experts", "buffer", "distill"):
                 runs.stage(name)
             found, buffer = imageset.load("data/distilled/last.safetensors"), Buffer("data/buffer")
-            for n in STEPS:
-                for rate in RATES:
-                    key = {"case": case, "iteration": done, "steps": n, "rate": rate}
-                    if kept.of(**key).empty:
-                        kept.add({**key, **measure(found, buffer, values["augmentation"]["families"], last, n, rate)})
+            for key in keys:
+                kept.add({**key, **measure(found, buffer, values["augmentation"]["families"], last, key["steps"], key["rate"])})
 
 
 def table(kept):

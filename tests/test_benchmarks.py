@@ -146,10 +146,8 @@ class Segments:
 
 
 def test_the_error_of_a_segment_is_in_lengths_of_the_segment():
-    settings = {"distill": {"max_start_epoch": 3, "expert_epochs": 2}}
-    runs = type("Runs", (), {"values": settings})
-    assert small.error(Segments(0.0), Segments(0.0), runs) == 0
-    assert small.error(Segments(0.0), Segments(0.5), runs) == pytest.approx(0.5 / 2**0.5)
+    assert small.error(Segments(0.0), Segments(0.0), 3, 2) == 0
+    assert small.error(Segments(0.0), Segments(0.5), 3, 2) == pytest.approx(0.5 / 2**0.5)
 
 
 @pytest.mark.slow

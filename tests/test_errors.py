@@ -153,8 +153,8 @@ CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't 
         (
             "experts",
             [],
-            {"MTT_TOGETHER": "10", "MTT_WORKERS": "4"},
-            "MTT_TOGETHER from 10 to 5 or MTT_WORKERS from 4 to 2 or experts.batch",
+            {"MTT_TOGETHER": "10", "MTT_WORKERS": "4", "experts": {"count": 6}},
+            "MTT_TOGETHER from 10 to 3 or MTT_WORKERS from 4 to 2 or experts.batch",
         ),
         ("distill", ["data/buffer"], {}, "distill.batch_syn from all (10) to 5"),
         ("distill", ["data/buffer"], {"distill": {"batch_syn": 9}}, "distill.batch_syn from 9 to 4"),
@@ -164,12 +164,15 @@ CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't 
         (
             "evaluate",
             ["distilled", "ConvNet", "evaluate"],
-            {"MTT_TOGETHER": "5"},
-            "MTT_TOGETHER from 5 to 2 or evaluate.batch from 256 to 128",
+            {"MTT_TOGETHER": "10", "evaluate": {"networks": 5}},
+            "MTT_TOGETHER from 10 to 2 or evaluate.batch from 256 to 128",
         ),
         ("evaluate", ["whole", "ConvNet", "whole"], {}, "whole.batch from 64 to 32"),
         ("prepare", [], {"prepare": {"zca": True}}, "prepare.zca from true to false"),
         ("buffer", [], {}, "buffer.snapshots from all to 4"),
+        ("buffer", [], {"buffer": {"waypoints": 3}}, "buffer.snapshots from all to 5"),
+        ("buffer", [], {"buffer": {"snapshots": 5}}, "buffer.snapshots from 5 to 4"),
+        ("buffer", [], {"buffer": {"snapshots": 4}}, "network.width"),
         ("prepare", [], {}, "network.width"),
     ],
 )

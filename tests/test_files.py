@@ -17,6 +17,17 @@ def test_a_file_is_written_in_a_folder_that_is_made_and_replaces_an_older_one(tm
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave half of it there."""
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words, name=name, real=real: (done.append(name), real(*words)))
+    write(tmp_path / "a.txt", "whole")
+    assert done == ["fsync", "replace"]
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
 def test_an_error_leaves_the_older_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a.txt"
     write(path, "old")

@@ -42,3 +42,10 @@ def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_pat
     assert metrics.validation_accuracy == 0.8
     assert len(pd.read_csv(outs.curves)) == metrics.iterations == 3
     assert [path.name for path in (tmp_path / "history").iterdir()] == [history.frame(folder, 3).name]
+
+
+def test_an_iteration_of_several_segments_is_clamped_or_skipped_once(state, tmp_path):
+    state.curve = [[iteration, expert, 0, 1.0, 0.02, iteration == 2, iteration == 3] for iteration in (1, 2, 3) for expert in range(4)]
+    outs = outcome.Outs(*(str(tmp_path / name) for name in outcome.Outs._fields))
+    outcome.write_curves(state, 0.02, outs)
+    assert pd.read_json(outs.metrics, typ="series")[["clamped", "skipped", "iterations"]].tolist() == [1, 1, 3]

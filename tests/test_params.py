@@ -188,6 +188,7 @@ def test_an_error_of_the_users_ends_a_stage_with_status_1_and_no_traceback(raisi
 def test_numbers_that_are_no_longer_finite_end_a_stage_with_a_status_of_their_own():
     """It is a result, of which a study makes an empty row; an error is none."""
     assert ended("raise ArithmeticError('the loss is not finite')") == (params.DIVERGED, "error: the loss is not finite\n")
+    assert ended("import os; os.environ['RANK'] = '1'; raise ArithmeticError('the loss is not finite')") == (params.DIVERGED, "")
 
 
 @pytest.mark.slow

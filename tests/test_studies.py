@@ -52,6 +52,9 @@ def test_the_tables_of_the_ideas_are_those_of_the_committed_rows():
     kept = Table(runs.RESULTS / "successors.csv", ["case", "idea", "seed"], runs.COLUMNS)
     assert runs.shown(page, successors.tables(kept)) == page
     assert all(f"<!-- {case} -->" in page for case in successors.CASES)
+    results = (ROOT / "RESULTS.md").read_text()
+    assert "<!-- successors -->" in results
+    assert runs.shown(results, {"successors": successors.overview(kept)}) == results
     assert set(zip(kept.rows.case, kept.rows.idea, strict=True)) <= set(itertools.product(successors.CASES, successors.ideas(1, 1)))
 
 
@@ -168,6 +171,23 @@ def test_the_table_of_the_results_is_that_of_the_rows_of_the_comparison():
     assert runs.shown(text, comparison.tables(kept)) == text
     assert all(f"<!-- {name} -->" in text for name in comparison.tables(kept))
     assert set(zip(kept.rows.recipe, kept.rows.ipc, strict=True)) <= comparison.CASES.keys()
+
+
+def test_a_study_that_has_all_its_rows_runs_no_stage(monkeypatch, tmp_path):
+    """Though its experts are not there."""
+
+    def fail(*words, **_):
+        raise AssertionError(f"ran {words}")
+
+    monkeypatch.setattr(runs, "stage", fail)
+    probes.main()
+    along = Table(runs.RESULTS / "truncation.csv", ["case", "iteration", "steps", "rate"], truncation.COLUMNS)
+    truncation.along("digits, 1", along)
+    kept = Table(runs.RESULTS / "comparison.csv", comparison.KEYS, comparison.COLUMNS)
+    comparison.one("default", 1, comparison.CASES["default", 1], 0, tmp_path, kept)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(AssertionError, match="ran"):
+        comparison.one("default", 1, comparison.CASES["default", 1], 99, tmp_path, kept)
 
 
 def test_no_method_that_learns_its_images_was_given_less_time_than_mtt():

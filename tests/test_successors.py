@@ -190,6 +190,8 @@ def test_soft_labels_travel_in_the_set_file_and_are_used_by_evaluation(ready, la
     ready("evaluate", method="distilled")
     scores = json.loads((ready.folder / "results/scores/distilled-ConvNet.json").read_text())
     assert scores["soft"]
+    with pytest.raises(ValueError, match="distill.start = 'real'; wanted noise, as the set has probabilities for each image"):
+        check.main("data/distilled/set.safetensors")
     found.labels = torch.arange(10)
     found.save("data/distilled/set.safetensors")
     ready("evaluate", method="distilled")

@@ -66,6 +66,7 @@ def test_networks_are_trained_one_by_one_on_a_cpu_and_in_groups_where_asked(monk
     for number, groups in {"1": [(0, 1, 2)], "2": [(0, 1), (2,)], "4": [(0,), (1,), (2,)]}.items():
         monkeypatch.setenv("MTT_WORKERS", number)
         assert workers.groups(range(3)) == groups
+        assert workers.groups(range(3), sharing=1) == [(0, 1, 2)]
 
 
 def test_the_error_of_a_task_is_the_error_of_the_run():
