@@ -1,18 +1,18 @@
 """What a smaller buffer costs: `python -m benchmarks.small [SET...]` distils from buffers of fewer bytes, and scores what comes out.
 
-Experts are trained once for each set, and each buffer is matched with the same distillation seeds. The work store keeps what is
-finished, so that what was killed goes on. Writes results/benchmarks/small.json.
+Experts are trained once for each set, and each buffer is matched with the same distillation seeds. The work store keeps
+experts and distillations, so that what was killed goes on. Writes results/benchmarks/small.json.
 """
 
 import json
 import statistics
-import sys
 from pathlib import Path
 
 from benchmarks import estimate, harness
 from benchmarks.estimate import size_of
 from mtt import tables
 from mtt.buffer import Buffer
+from mtt.params import run
 from studies import runs
 from studies.runs import ROOT, parameters
 
@@ -45,15 +45,17 @@ def made(name, dtype, snapshots):
 
 def measure(name):
     """The records of one set, one for each buffer."""
-    exact, _ = made(name, *WHOLE)
-    distill, found = parameters("default", SETS[name])["distill"], []
+    distill, found, exact = parameters("default", SETS[name])["distill"], [], None
     for dtype, snapshots in BUFFERS:
         opened, settings = made(name, dtype, snapshots)
+        exact = exact or opened
         off = error(exact, opened, distill["max_start_epoch"], distill["expert_epochs"])
         record = {"set": name, "dtype": dtype, "snapshots": opened.index["snapshots"], "experts": len(opened.experts)}
         record |= {"bytes": sum(file["bytes"] for file in opened.index["files"]), "error": harness.rounded(off)}
         if (dtype, snapshots) != WHOLE:  # of which distillation reads the same rows as of the one that is cut
             scores = [runs.score("default", settings, seed, FOLDER / "runs") for seed in SEEDS]
+            if not all(scores):
+                raise ArithmeticError(f"{name}, {dtype}: a loss was no longer finite")
             for key, column in {"losses": "loss", "accuracies": "test"}.items():
                 record[key] = [harness.rounded(score[column]) for score in scores]
         found.append(record)
@@ -115,4 +117,4 @@ def main(*names):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import re
 from pathlib import Path
 
@@ -36,16 +35,14 @@ def ways(stage, words, values):
     """What can be lowered, as "NAME from 64 to 32"."""
     for name in WAYS.get(stage, ()):
         name = name.format(*words, *[""] * 3)
-        value, lower = _set(name, values), None
-        if isinstance(value, bool):
-            lower = False if value else None
-        elif value == "all":
-            value, lower = _all(name, words, values)
-        elif isinstance(value, int):
-            lower = max(min(value, _used(stage, name, words, values)) // 2, _least(name, values))
-            lower = lower if lower < value else None
-        if lower or lower is False:
-            yield f"{name} from {str(value).lower()} to {str(lower).lower()}"
+        value = _set(name, values)
+        if value is True:
+            yield f"{name} from true to false"
+        elif value == "all" or type(value) is int:
+            used = _used(stage, name, words, values)
+            lower = _needed(values) if name == "buffer.snapshots" else used // 2
+            if 0 < lower < used:
+                yield f"{name} from {f'all ({used})' if value == 'all' else value} to {lower}"
 
 
 def _set(name, values):
@@ -60,20 +57,26 @@ def _set(name, values):
 
 
 def _used(stage, name, words, values):
-    """How much of it there is any use for: of networks as one, no more than are trained."""
-    networks = {"experts": "experts.count", "distill": "distill.validate.networks", "evaluate": "{2}.networks"}
-    return _set(networks[stage].format(*words, *[""] * 3), values) if name == "MTT_TOGETHER" else math.inf
+    """How many of it are in memory: all that there are, and of networks as one no more than are trained."""
+    from mtt import workers
+
+    value, distill = _set(name, values), values["distill"]
+    if name == "MTT_TOGETHER" and stage == "distill":
+        return min(value, distill["validate"]["networks"]) if distill["validate"]["every"] else 0
+    if name == "MTT_TOGETHER":
+        networks = _set("experts.count" if stage == "experts" else f"{words[2]}.networks", values)
+        return len(workers.groups(range(networks))[0])
+    if name == "MTT_WORKERS" and workers.together() > 1:
+        return 0  # fewer have larger groups
+    if name == "buffer.snapshots" and value == "all":
+        return values["experts"]["epochs"] + 1
+    if name == "distill.batch_syn" and value == "all":
+        return distill["ipc"] * len(json.loads(Path(words[0], "index.json").read_bytes())["classes"])
+    return value
 
 
-def _least(name, values):
-    """What the check of the parameters wants at least."""
-    more = values["buffer"]["waypoints"] != "none"  # as stages.check has it
-    return values["distill"]["max_start_epoch"] + values["distill"]["expert_epochs"] + more if name == "buffer.snapshots" else 1
-
-
-def _all(name, words, values):
-    """How many "all" are, and what to lower them to."""
-    if name == "buffer.snapshots":
-        return "all", _least(name, values)
-    images = values["distill"]["ipc"] * len(json.loads(Path(words[0], "index.json").read_bytes())["classes"])
-    return f"all ({images})", images // 2
+def _needed(values):
+    """The fewest snapshots of the buffer that the check of the parameters takes."""
+    distill, more = values["distill"], values["buffer"]["waypoints"]
+    least = distill["max_start_epoch"] + distill["expert_epochs"]
+    return least if more == "none" else max(least + 1, more)

@@ -12,7 +12,7 @@ def watching(state, iterations, every, score, look, folder):
     """Gives the function (values) that is called after each iteration with the losses of its segments.
 
     `state` is the State that the iterations change; it is scored by `score(state)` after every `every`, and seen by `look(state)`:
-    both None but in one rank. Checkpoints go to `folder`: one that rolls, one of the end.
+    both None but in one rank, `score` also where there is none. Checkpoints go to `folder`: one that rolls, one of the end.
     """
     rolling, saved = folder / "rolling.safetensors", time.monotonic()
 
@@ -36,8 +36,9 @@ def watching(state, iterations, every, score, look, folder):
     with bar(iterations, "distill", "iteration", state.iteration, shown=bool(look)) as progress:
         try:
             yield after
-        except ArithmeticError:  # numbers that are no longer finite, which have changed nothing yet
-            state.save(rolling)
+        except ArithmeticError as error:
+            if type(error) is ArithmeticError:  # numbers that are no longer finite, which have changed nothing yet
+                state.save(rolling)
             raise
     state.save(folder / f"{iterations:06d}.safetensors")
     rolling.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ def write(name):
         yaml.width = 1000
         yaml.dump(values, text)
         _, _, rest = text.getvalue().partition("\n\n")  # after what the default says of itself
-        Path("params.yaml").write_text(f"{heading(name)}\n{rest}")
+        Path("params.yaml").write_text(f"{heading(name)}# So much of the recipe; changes of it, below or by -S, are not counted.\n\n{rest}")
 
 
 if __name__ == "__main__":

@@ -64,13 +64,13 @@ def main(train, validation, out):
 
 def train_missing(missing, train, validation, folder, network, augmentation, p):
     """Train the experts of the list `missing`, side by side."""
-    data, groups = imageset.load(train), workers.groups(range(p.count))  # of all, so that a run that goes on trains the same together
-    tasks = [left for group in groups if (left := tuple(index for index in group if index in missing))]
+    data, tasks = imageset.load(train), workers.groups(missing)
     if p.order == "difficulty":
         measure(data, train, folder, network, augmentation, p)
     steps = sum(lengths(ranked(data, folder, p), data, p))
     gradients = steps * (2 if p.optimizer == "gsam" else 1)
-    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch * len(groups[0]))
+    together = len(workers.groups(range(p.count))[0])  # of all experts, not of those that are missing
+    compiled = compiling.repays(convnet(data, network), data.images.shape[1:], gradients, p.batch * together)
     with workers.pool(len(tasks)) as each:
         each([partial(train_experts, train, validation, folder, network, augmentation, p, compiled)], tasks, "experts", steps)
 

@@ -299,7 +299,8 @@ def test_a_recipe_says_what_it_costs_as_the_formulas_have_it(name, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     recipes.write(name)
     written = (tmp_path / "params.yaml").read_text()
-    assert written.startswith(f"{recipes.heading(name)}\n# The run. ")
+    assert written.startswith(recipes.heading(name))
+    assert "\n\n# The run. " in written
     assert written.count("# Cost by") == 1
 
 

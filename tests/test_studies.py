@@ -180,6 +180,7 @@ def test_a_study_that_has_all_its_rows_runs_no_stage(monkeypatch, tmp_path):
         raise AssertionError(f"ran {words}")
 
     monkeypatch.setattr(runs, "stage", fail)
+    monkeypatch.setattr(runs, "show", lambda *_: None)
     probes.main()
     along = Table(runs.RESULTS / "truncation.csv", ["case", "iteration", "steps", "rate"], truncation.COLUMNS)
     truncation.along("digits, 1", along)
