@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mtt import coresets, distribution_matching, dsa, gradient_matching, imageset, store, trajectory, workers
+from mtt import coresets, distribution_matching, dsa, gradient_matching, imageset, store, tensorfile, trajectory, workers
 from mtt.convnet import ConvNet
 from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
@@ -90,8 +90,18 @@ def random(method, p, own, data, *_):
     return data.images[data.some(p.ipc, generator(method, p.seed))]
 
 
-def coreset(method, p, own, data, used, _):
-    """Training images of each class, chosen by the features that a network trained on all of them has."""
+def coreset(method, p, own, data, used, train):
+    """Training images of each class; which, the work store keeps, as it takes long to choose them."""
+    settings = {**used, "baseline": {"ipc": p.ipc, "seed": p.seed, method: own.model_dump()}}
+    with store.held(store.folder(f"baseline@{method}", [train], settings)) as folder:
+        kept = folder / "chosen.safetensors"
+        if not kept.exists():
+            tensorfile.save(kept, {"chosen": choose(method, p, own, data, used)}, {"kind": "coreset"})
+        return data.images[tensorfile.load(kept, "coreset")[0]["chosen"]]
+
+
+def choose(method, p, own, data, used):
+    """Indices (K ipc,), class by class, chosen by the features that a network trained on all images has."""
     workers.keep_memory()
     workers.set_threads(math.prod(data.images.shape[2:]) * used["network"]["width"] * own.batch)
     net, x, draws = convnet(data, used), data.on(workers.device()), generator(method, p.seed)
@@ -107,7 +117,7 @@ def coreset(method, p, own, data, used, _):
         else:
             picked = coresets.k_center(features, p.ipc, int(torch.searchsorted(indices, first[label])))
         chosen.append(indices[picked])
-    return data.images[torch.cat(chosen)]
+    return torch.cat(chosen)
 
 
 def condense(method, p, own, data, used, train):

@@ -23,6 +23,7 @@ from mtt import imageset, store, tables
 from mtt.files import write
 from mtt.params import DIVERGED
 from recipes.__main__ import merged, update
+from stages.baseline import METHODS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -85,6 +86,8 @@ def score(recipe, settings, seed, folder):
     with inside(folder, parameters(recipe, {**settings, "distill.seed": seed})):
         for name in ("prepare", "experts", "buffer"):
             stage(name)
+        if (method := Path(settings.get("distill.images", "")).parent.name) in METHODS:  # of that method's images
+            stage("baseline", method)
         try:
             stage("distill")
         except subprocess.CalledProcessError as error:

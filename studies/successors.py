@@ -52,6 +52,7 @@ def ideas(last, iterations):
             "experts.order": "difficulty", "experts.difficulty.epochs": 3, "experts.difficulty.growing": -(-last // 2),
         },
         "MCT: four way-points": {"buffer.waypoints": 4},
+        "images of herding to start from": {"distill.images": "data/herding/set.safetensors"},
         "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},
     }  # fmt: skip
 

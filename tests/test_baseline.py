@@ -78,6 +78,16 @@ def test_coresets_depend_on_the_seed_in_their_network_and_k_center_in_its_first_
     assert all(made(run, method) != first[method] for method in first)
 
 
+@pytest.mark.parametrize("method", ["herding", "k_center"])
+def test_what_was_chosen_is_not_chosen_again(run, method, monkeypatch):
+    wanted, choose, calls = made(run, method), baseline.choose, []
+    monkeypatch.setattr(baseline, "choose", lambda *words: (calls.append(words), choose(*words))[1])
+    assert made(run, method) == wanted
+    assert not calls
+    assert changed(run, method, baseline={"seed": 1}) != wanted
+    assert len(calls) == 1
+
+
 def test_dc_is_its_algorithm_written_out(run):
     """Two iterations, a fresh network each, of two steps of X, from noise; between them the network is trained on X."""
     run.set(baseline={"ipc": 2, "dc": {"iterations": 2, "inner": 3, "batch_real": 20, "batch_train": 8, "learning_rate": 0.1}})
