@@ -10,6 +10,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 
 from mtt import difficulty, imageset, tensorfile, trajectory
@@ -266,6 +267,16 @@ def test_an_iteration_whose_loss_is_above_the_threshold_changes_nothing(ready, c
     assert start.learning_rate == pytest.approx(0.02)
     assert not torch.equal(distilled(ready, start_epochs={"threshold": 100.0}).images, start.images)
     assert "warning" not in capsys.readouterr().out
+
+
+def test_distillation_starts_from_the_images_of_another_method(ready):
+    """Those of herding, one of each class; DVC makes them first."""
+    ready("baseline", method="herding")
+    found = distilled(ready, images="data/herding/set.safetensors", start_epochs={"threshold": 1e-9})
+    assert torch.equal(found.images, imageset.load("data/herding/set.safetensors").normalised())
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert "${distill.images}" in stages["distill"]["deps"]
+    assert stages["baseline"]["outs"] == ["data/${item.method}/set.safetensors"]
 
 
 def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready):
