@@ -30,7 +30,7 @@ CASES = {
         "baseline.dm.iterations": 5000,
     },
     ("fashion-mnist-ipc1-cpu", 1): {
-        "network.width": 32, "evaluate.epochs.LeNet": 300,
+        "network.width": 32, "evaluate.epochs.LeNet": 300, "whole.epochs.ConvNet": 20,
         "baseline.dc.iterations": 600, "baseline.dc.batch_real": 256, "baseline.dsa.iterations": 600, "baseline.dsa.batch_real": 256,
         "baseline.dm.iterations": 1200, "baseline.dm.batch_real": 256,
     },
