@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from mtt.functional import as_function
 from mtt.training import outputs
 
 
@@ -90,3 +91,18 @@ class Learned(Taught):
     def kept(self, y, x):
         """(n, K)."""
         return y.softmax(1)
+
+
+KINDS = {"hard": Hard, "teacher": Taught, "learned": Learned}
+
+
+def of(kind, network, experts, target):
+    """How images are labelled, one of KINDS, by the experts of a Buffer; `target` is the last epoch that a student is led to."""
+    epoch = target if kind == "teacher" else experts.index["snapshots"] - 1
+    return KINDS[kind](answer(network), partial(experts.every, epoch))
+
+
+def answer(network):
+    """The logits (n, K) of `network` as a function of its parameters theta (P,) and images x."""
+    output = as_function(network, lambda logits, _: logits)
+    return lambda theta, x: output(theta, x, None)

@@ -12,6 +12,7 @@ from stages.distill import Distill
 from stages.evaluate import ARCHITECTURES, Evaluate
 from stages.experts import Experts
 from stages.prepare import CLASSES, Prepare
+from stages.relabel import METHODS as RELABELLED
 
 SCHEMAS = {
     "prepare": Prepare,
@@ -22,7 +23,8 @@ SCHEMAS = {
     "distill": Distill,
     "baseline": Baseline,
     "baselines": list[Literal[tuple(METHODS)]],
-    "methods": Annotated[list[Literal["distilled", *METHODS]], Field(min_length=1)],
+    "relabelled": list[Literal[tuple(RELABELLED)]],
+    "methods": Annotated[list[Literal["distilled", *METHODS, *RELABELLED]], Field(min_length=1)],
     "architectures": Annotated[list[Literal[tuple(ARCHITECTURES)]], Field(min_length=1)],
     "robustness_architectures": list[Literal[tuple(ARCHITECTURES)]],
     "evaluate": Evaluate,
@@ -70,8 +72,7 @@ def between(values):
         yield line("baseline.ipc", values["baseline"].ipc, f"distill.ipc = {distill.ipc}, or the comparison is not one")
     if "dsa" in values["baselines"] and not values["augmentation"].families:
         yield line("augmentation.families", [], "one at least for dsa of baselines; without augmentation: dc")
-    if missing := set(values["methods"]) - {"distilled", *values["baselines"]}:
-        yield line("baselines", values["baselines"], f"{sorted(missing)} too, as methods has it")
+    yield from sets(values, line)
     for section, names in {"evaluate": values["architectures"], "whole": values["whole_architectures"]}.items():
         if lacking := [name for name in names if name not in values[section].epochs]:
             yield line(f"{section}.epochs", values[section].epochs, f"those of {lacking} too")
@@ -79,9 +80,21 @@ def between(values):
             yield line(f"{section}.epochs.{name}", values[section].epochs[name], f"one of {', '.join(ARCHITECTURES)}")
     if surplus := set(values["robustness_architectures"]) - set(values["architectures"]):
         yield line("robustness_architectures", values["robustness_architectures"], f"no {sorted(surplus)}, which architectures has not")
-    for key in ("methods", "baselines", "architectures", "robustness_architectures", "whole_architectures"):
+    for key in ("methods", "baselines", "relabelled", "architectures", "robustness_architectures", "whole_architectures"):
         if len(set(values[key])) < len(values[key]):
             yield line(key, values[key], "each name once")
+
+
+def sets(values, line):
+    """Which sets are made, for others and to be scored."""
+    made = {"baselines": set(METHODS), "relabelled": set(RELABELLED)}
+    for key, known in made.items():
+        if missing := known & set(values["methods"]) - set(values[key]):
+            yield line(key, values[key], f"{sorted(missing)} too, as methods has it")
+    if values["relabelled"] and values["distill"].labels == "hard":
+        yield line("relabelled", values["relabelled"], "[] with distill.labels = hard: it is for sets with soft labels")
+    if values["relabelled"] and "random" not in values["baselines"]:
+        yield line("baselines", values["baselines"], "random too, with relabelled")
 
 
 def lengths(experts, buffer, distill, line):

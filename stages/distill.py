@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from mtt import compiling, dsa, imageset, objectives, ranks, starts, store, textures, trajectory
+from mtt import compiling, dsa, imageset, objectives, ranks, soft_labels, starts, store, textures, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import as_function
 from mtt.outcome import Outs, described, finish, shoot
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
-from mtt.soft_labels import Hard, Learned, Taught
+from mtt.soft_labels import answer
 from mtt.state import TENSORS, State, resume
 from mtt.unroll import Step, batches, distance, match
 from mtt.validation import scorer
@@ -79,9 +79,6 @@ class Distill(Section):
     seed: int = Field(ge=0)
 
 
-LABELS = {"hard": Hard, "teacher": Taught, "learned": Learned}
-
-
 def main(buffer, images, validation, *outs):
     """Learn images and step size; write what `Outs` names, a path each. Raises ValueError for more or fewer, before any work."""
     if len(outs) != len(Outs._fields):
@@ -104,8 +101,7 @@ def main(buffer, images, validation, *outs):
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
         net = net.to(device())
-        snapshots = p.max_start_epoch + p.expert_epochs if p.labels == "teacher" else experts.index["snapshots"]
-        labels = LABELS[p.labels](answer(net), partial(experts.every, snapshots - 1))
+        labels = soft_labels.of(p.labels, net, experts, p.max_start_epoch + p.expert_epochs - 1)
         state = state or begin(p, experts, images, labels, net, how)
         state.iteration = ranks.from_first(state.iteration, [getattr(state, name) for name in TENSORS])
         score = scoring(p, net, families, labels, validation, how) if p.scoring.every and rank == 0 else None
@@ -249,12 +245,6 @@ def scoring(p, net, families, labels, validation, how):
 def convnet(network, index):
     """The student, for the images of the buffer."""
     return ConvNet(*index["shape"][:2], len(index["classes"]), network.width, network.depth)
-
-
-def answer(net):
-    """The logits (n, K) of `net` as a function of its parameters theta (P,) and images x."""
-    output = as_function(net, lambda logits, _: logits)
-    return lambda theta, x: output(theta, x, None)
 
 
 def repays(p, net, index):

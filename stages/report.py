@@ -14,6 +14,7 @@ from mtt.robustness import augmentation_robust, hard_label_recovery, improvement
 
 COLUMNS = ["method", "architecture", "mean", "std", "n"]
 ROBUST = ["method", "architecture", "HLR", "IOR", "LRS", "ARS"]
+AGAINST = ("random", "random_soft", "distilled_hard", "whole")  # sets that others are held against
 
 
 def main(scores, table, robustness):
@@ -41,15 +42,16 @@ def rows(cell):
 
 
 def robust(known):
-    """Rows of ROBUST from {cell: its scores}, for all methods but random; nan where a cell is not there, or labels are soft.
+    """Rows of ROBUST from {cell: its scores}, for all methods but those that others are held against; nan where a cell is not there.
 
-    With hard labels a set's own recipe is one training, so HLR and IOR have one score of it.
+    With soft labels two trainings are held against others: on the classes alone, METHOD_hard, for HLR, and on the labels for IOR.
     """
-    mean = defaultdict(lambda: nan, {cell: scores["mean"] for cell, scores in known.items() if not scores["soft"]})
-    for method, architecture in [cell for cell in known if cell[2:] == () and cell[0] not in ("random", "whole")]:
-        hlr = hard_label_recovery(mean["whole", architecture], mean[method, architecture])
+    mean = defaultdict(lambda: nan, {cell: scores["mean"] for cell, scores in known.items()})
+    for method, architecture in [cell for cell in known if cell[2:] == () and cell[0] not in AGAINST]:
+        hard, random = (f"{method}_hard", "random_soft") if known[method, architecture]["soft"] else (method, "random")
+        hlr = hard_label_recovery(mean["whole", architecture], mean[hard, architecture])
         ior, plain = [
-            improvement_over_random(mean[method, architecture, *how], mean["random", architecture, *how]) for how in ((), ("plain",))
+            improvement_over_random(mean[method, architecture, *how], mean[random, architecture, *how]) for how in ((), ("plain",))
         ]
         yield [method, architecture, hlr, ior, label_robust(hlr, ior), augmentation_robust(ior, plain)]
 

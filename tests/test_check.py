@@ -37,6 +37,12 @@ def test_the_default_passes(make_run):
         ({"baseline": {"ipc": 2}}, "baseline.ipc = 2; wanted distill.ipc = 1"),
         ({"baselines": []}, r"['random'] too, as methods has it"),
         ({"baselines": ["random", "gm"]}, "baselines.1 = 'gm'"),
+        ({"relabelled": ["random_soft"]}, "relabelled = ['random_soft']; wanted [] with distill.labels = hard"),
+        ({"methods": ["random_soft"]}, "relabelled = []; wanted ['random_soft'] too, as methods has it"),
+        (
+            {"relabelled": ["distilled_hard"], "distill": {"labels": "learned"}, "methods": ["distilled"], "baselines": []},
+            "baselines = []; wanted random too, with relabelled",
+        ),
         ({"baselines": ["random", "dsa"], "augmentation": {"families": []}}, "augmentation.families = []; wanted one at least for dsa"),
         ({"baseline": {"dsa": {"outer": 0}}}, "baseline.dsa.outer = 0"),
         ({"baseline": {"random": {"epochs": 1}}}, "baseline.random.epochs = 1: unknown key"),

@@ -162,13 +162,23 @@ def test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken
         evaluate.main("random", "ConvNet", "evaluate", "set", "validation", "test", "out.json", "plane")
 
 
-def test_soft_labels_and_cells_that_are_not_there_leave_robustness_empty():
-    """Only what is known of hard-labelled sets is said."""
-    scores = {("hard", "MLP"): (0.6, False), ("soft", "MLP"): (0.7, True), ("random", "MLP"): (0.4, False), ("whole", "MLP"): (0.9, False)}
-    found = pd.DataFrame(report.robust({cell: {"mean": mean, "soft": soft} for cell, (mean, soft) in scores.items()}), columns=ROBUST)
-    assert found.method.tolist() == ["hard", "soft"]
-    assert found.loc[0, ["HLR", "IOR"]].tolist() == pytest.approx([0.3, 0.2])
-    assert found.notna().sum(axis=1).tolist() == [5, 2]
+def robust(**means):
+    """The rows of report.robust where methods have these means on MLP; those of sets that end in _s are of soft labels."""
+    cells = {(method.removesuffix("_s"), "MLP"): {"mean": mean, "soft": method.endswith("_s")} for method, mean in means.items()}
+    return pd.DataFrame(report.robust(cells), columns=ROBUST).set_index("method")
+
+
+def test_cells_that_are_not_there_leave_robustness_empty():
+    found = robust(dm=0.6, distilled_s=0.7, random=0.4, whole=0.9)
+    assert found.index.tolist() == ["dm", "distilled"]
+    assert found.loc["dm", ["HLR", "IOR"]].tolist() == pytest.approx([0.3, 0.2])
+    assert found.notna().sum(axis=1).tolist() == [4, 1], "what random images with classes reach says nothing of soft labels"
+
+
+def test_soft_labels_are_held_against_classes_alone_and_against_random_images_with_soft_labels():
+    found = robust(distilled_s=0.7, distilled_hard=0.65, random=0.4, random_soft_s=0.6, whole=0.9)
+    assert found.index.tolist() == ["distilled"]
+    assert found.loc["distilled", ["HLR", "IOR"]].tolist() == pytest.approx([0.9 - 0.65, 0.7 - 0.6])
 
 
 def test_growing_from_two_to_four_experts_trains_two(run):
