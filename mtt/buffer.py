@@ -81,11 +81,11 @@ class Buffer:
         if about != wanted:
             raise ValueError(f"{path}: found {about}; wanted {wanted}, as in {self.path}")
 
-    def check(self, network, augmentation, snapshots):
-        """Raise ValueError unless the buffer was made by these parameter sections and has so many snapshots."""
+    def check(self, network, augmentation, snapshots, place="params.yaml"):
+        """Raise ValueError unless the buffer was made by these parameter sections, which stand in `place`, and has so many snapshots."""
         for name, wanted in {"network": network, "augmentation": augmentation}.items():
             if self.index[name] != wanted:
-                raise ValueError(f"{self.path}: found experts of {name} {self.index[name]}; wanted {wanted}, as in params.yaml")
+                raise ValueError(f"{self.path}: found experts of {name} {self.index[name]}; wanted {wanted}, as in {place}")
         if self.index["snapshots"] < snapshots + self.straight:
             more = ", and 1 where there are way-points" if self.straight else ""
             wanted = f"distill.max_start_epoch + distill.expert_epochs = {snapshots}{more}"

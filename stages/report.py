@@ -14,7 +14,7 @@ from mtt.robustness import augmentation_robust, hard_label_recovery, improvement
 
 COLUMNS = ["method", "architecture", "mean", "std", "n"]
 ROBUST = ["method", "architecture", "HLR", "IOR", "LRS", "ARS"]
-AGAINST = ("random", "random_soft", "distilled_hard", "whole")  # sets that others are held against
+AGAINST = ("random", "whole", "distilled_hard", "random_soft")  # sets that others are held against
 
 
 def main(scores, table, robustness):
@@ -44,11 +44,12 @@ def rows(cell):
 def robust(known):
     """Rows of ROBUST from {cell: its scores}, for all methods but those that others are held against; nan where a cell is not there.
 
-    With soft labels two trainings are held against others: on the classes alone, METHOD_hard, for HLR, and on the labels for IOR.
+    Of a set with soft labels, which only the distilled one has, two trainings are held against others: on its classes alone for HLR,
+    on its labels for the rest.
     """
     mean = defaultdict(lambda: nan, {cell: scores["mean"] for cell, scores in known.items()})
     for method, architecture in [cell for cell in known if cell[2:] == () and cell[0] not in AGAINST]:
-        hard, random = (f"{method}_hard", "random_soft") if known[method, architecture]["soft"] else (method, "random")
+        hard, random = ("distilled_hard", "random_soft") if known[method, architecture]["soft"] else (method, "random")
         hlr = hard_label_recovery(mean["whole", architecture], mean[hard, architecture])
         ior, plain = [
             improvement_over_random(mean[method, architecture, *how], mean[random, architecture, *how]) for how in ((), ("plain",))

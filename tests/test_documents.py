@@ -9,8 +9,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from mtt import imageset
+from mtt import imageset, tables
 from stages import report
+from studies import runs
 
 
 @pytest.mark.parametrize("name", ["README.md", "RESULTS.md"])
@@ -26,6 +27,29 @@ def test_the_table_of_a_published_set_is_that_of_its_figures(name):
     about = json.loads((ROOT / f"sets/{name}.json").read_text())
     assert found == report.markdown(pd.DataFrame(about["scores"]))
     assert imageset.load(ROOT / f"sets/{name}.safetensors").learning_rate == pytest.approx(about["distill"]["step_size"])
+
+
+def test_the_tables_of_labels_are_those_of_their_scores():
+    """One row a training; what the page shows of them, and the robustness scores that stage report makes of them."""
+    rows = pd.read_csv(ROOT / "results/labels.csv")
+    cells = {(row.labels, row.method, row.augmented): f"{100 * row.mean:.1f} +- {100 * row.std:.1f} ({row.n})" for row in rows.itertuples()}
+    shown = [
+        [labels, method, cells[labels, method, True], cells[labels, method, False]] for labels, method, augmented in cells if not augmented
+    ]
+    robust = []
+    for labels in ("hard", "learned"):
+        own = rows[(rows.labels == labels) | (rows.method == "whole")]
+        known = {
+            (row.method, "ConvNet", *([] if row.augmented else ["plain"])): {"mean": row.mean, "soft": labels != "hard"}
+            for row in own.itertuples()
+        }
+        robust += [[labels, *(f"{value:.3f}" for value in found[2:])] for found in report.robust(known)]
+    wanted = {
+        "labels": tables.markdown(["distill.labels", "set", "test %", "without augmentation"], shown),
+        "robustness": tables.markdown(["distill.labels", *report.ROBUST[2:]], robust),
+    }
+    page = (ROOT / "RESULTS.md").read_text()
+    assert runs.shown(page, wanted) == page
 
 
 def test_the_default_reaches_ninety_percent_and_beats_random_images():

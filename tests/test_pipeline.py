@@ -134,6 +134,19 @@ def test_the_lock_is_up_to_date(clone):
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
+def test_sets_that_a_soft_one_is_held_against_are_made_before_they_are_scored(clone):
+    values = yaml.safe_load((clone / "params.yaml").read_text())
+    values |= {"relabelled": ["distilled_hard", "random_soft"], "methods": ["distilled", "random_soft", "distilled_hard"]}
+    (clone / "params.yaml").write_text(yaml.safe_dump(values))
+    found = dvc("dag", "--dot", cwd=clone)
+    assert found.returncode == 0, found.stderr
+    for method in values["relabelled"]:
+        for before in ("distill", "buffer", "baseline@random"):
+            assert f'"{before}" -> "relabel@{method}"' in found.stdout
+        assert f'"relabel@{method}" -> "evaluate@{method}-ConvNet"' in found.stdout
+
+
 def test_published_is_exactly_what_the_lock_names():
     """A user's own push does not belong there: `dvc remote add -d mine URL` sets another target."""
     wanted = set()

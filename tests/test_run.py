@@ -22,6 +22,7 @@ from PIL import Image
 from mtt import imageset, tensorfile, trajectory
 from mtt.buffer import Buffer
 from mtt.imageset import ImageSet
+from mtt.robustness import augmentation_robust, label_robust
 from mtt.workers import made_with
 from stages import buffer, check, evaluate, report
 from stages.report import COLUMNS, ROBUST
@@ -163,8 +164,11 @@ def test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken
 
 
 def robust(**means):
-    """The rows of report.robust where methods have these means on MLP; those of sets that end in _s are of soft labels."""
-    cells = {(method.removesuffix("_s"), "MLP"): {"mean": mean, "soft": method.endswith("_s")} for method, mean in means.items()}
+    """The rows of report.robust where methods have these means on MLP: NAME_s of soft labels, NAME_plain without augmentation."""
+    cells = {}
+    for words, mean in means.items():
+        method, plain = words.removesuffix("_plain"), words.endswith("_plain") * ("plain",)
+        cells[method.removesuffix("_s"), "MLP", *plain] = {"mean": mean, "soft": method.endswith("_s")}
     return pd.DataFrame(report.robust(cells), columns=ROBUST).set_index("method")
 
 
@@ -176,9 +180,12 @@ def test_cells_that_are_not_there_leave_robustness_empty():
 
 
 def test_soft_labels_are_held_against_classes_alone_and_against_random_images_with_soft_labels():
-    found = robust(distilled_s=0.7, distilled_hard=0.65, random=0.4, random_soft_s=0.6, whole=0.9)
+    plain = {"distilled_s_plain": 0.6, "distilled_hard_plain": 0.5, "random_plain": 0.3, "random_soft_s_plain": 0.55}
+    found = robust(distilled_s=0.7, distilled_hard=0.65, random=0.4, random_soft_s=0.6, whole=0.9, **plain)
     assert found.index.tolist() == ["distilled"]
-    assert found.loc["distilled", ["HLR", "IOR"]].tolist() == pytest.approx([0.9 - 0.65, 0.7 - 0.6])
+    hlr, ior = 0.9 - 0.65, 0.7 - 0.6
+    wanted = [hlr, ior, label_robust(hlr, ior), augmentation_robust(ior, 0.6 - 0.55)]
+    assert found.loc["distilled", ROBUST[2:]].tolist() == pytest.approx(wanted)
 
 
 def test_growing_from_two_to_four_experts_trains_two(run):
