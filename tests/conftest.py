@@ -1,5 +1,6 @@
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,29 @@ def make_run(tmp_path, monkeypatch):
         return Run(folder)
 
     return make
+
+
+@contextmanager
+def here(most):
+    """workers.pool, but in this process."""
+
+    def each(functions, tasks, label, steps):
+        results = dict.fromkeys(tasks)
+        for function in functions:
+            results = {task: function(task, before, lambda loss=None, n=1: None) for task, before in results.items()}
+        return results
+
+    yield each
+
+
+def in_process(monkeypatch):
+    """From here on what workers would do is done in this process."""
+    from mtt import workers
+    from stages import evaluate
+
+    monkeypatch.setattr(workers, "pool", here)
+    for cached in (evaluate.loaded, evaluate.prepared):
+        cached.cache_clear()  # they go by the path of a set
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,20 @@
 import math
 import os
 import subprocess
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from urllib.error import URLError
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, Run
+from conftest import ROOT, Run, in_process
 from raw import write_cifar, write_idx, write_imagenet, write_tiny_imagenet
 
 from benchmarks import cost, estimate
-from mtt import imageset, whitening, workers
+from mtt import imageset, whitening
 from mtt.vision import torchvision
 from recipes import __main__ as recipes
-from stages import check, evaluate
+from stages import check
 
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 CHANGES = {name: yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) for name in NAMES if name != "default"}
@@ -63,19 +62,6 @@ class Small(Run):
         return [self.values["prepare"]["raw"] if word == "raw" else word for word in super().command(stage, **item)]
 
 
-@contextmanager
-def here(most):
-    """workers.pool, but in this process."""
-
-    def each(functions, tasks, label, steps):
-        results = dict.fromkeys(tasks)
-        for function in functions:
-            results = {task: function(task, before, lambda loss=None, n=1: None) for task, before in results.items()}
-        return results
-
-    yield each
-
-
 def by_pixel(pixels):
     """A whitening that is fitted in no time; kornia's takes 20 s at 32 px (the run through DVC has it)."""
     x = pixels.flatten(1)
@@ -100,10 +86,8 @@ def _inside(tmp_path, monkeypatch):
     """Stages run in this process, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
-    monkeypatch.setattr(workers, "pool", here)
     monkeypatch.setattr(whitening, "fit", by_pixel)
-    for cached in (evaluate.loaded, evaluate.prepared):
-        cached.cache_clear()  # they go by the path of a set
+    in_process(monkeypatch)
 
 
 def looked_at(run):

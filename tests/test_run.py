@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, here, in_process
 from PIL import Image
 
 from mtt import imageset, tensorfile, trajectory
@@ -68,7 +68,7 @@ def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
             ready("evaluate", method=method, architecture=architecture)
     ready("evaluate_whole")
     ready.set(robustness_architectures=["ConvNet"])
-    monkeypatch.setattr(evaluate.workers, "pool", here)
+    in_process(monkeypatch)
     for method in ("distilled", "random"):
         ready("evaluate_plain", method=method)
     ready("report")
@@ -99,25 +99,12 @@ def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
             assert opened.size == (684, 72), path
 
 
-@contextmanager
-def here(most):
-    """A pool that does its tasks in this process."""
-
-    def each(functions, tasks, label, steps):
-        found = dict.fromkeys(tasks)
-        for function in functions:
-            found = {task: function(task, before, lambda *_, **__: None) for task, before in found.items()}
-        return found
-
-    yield each
-
-
 @pytest.mark.parametrize("architecture", ["LeNet", "MLP", "ConvNetBN", "ResNet18BN", "ViT"])
 def test_an_architecture_that_is_off_by_default_is_scored_alone_and_together(run, architecture, monkeypatch):
     """Fresh networks trained as one score as each of them alone, to rounding."""
     run.set(evaluate={"networks": 2, "epochs": {architecture: 2}, "learning_rates": [0.01]})
     run("baseline")
-    monkeypatch.setattr(evaluate.workers, "pool", here)
+    in_process(monkeypatch)
     found = {}
     for together in ("1", "2"):
         monkeypatch.setenv("MTT_TOGETHER", together)
@@ -151,7 +138,7 @@ def test_a_learned_step_size_that_is_also_a_rate_of_the_list_is_tried_once(run, 
 
 def test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken(run, monkeypatch):
     run("baseline")
-    monkeypatch.setattr(evaluate.workers, "pool", here)
+    in_process(monkeypatch)
     run("evaluate_plain")
     run("evaluate")
     augmented = (run.folder / "results/scores/random-ConvNet.json").read_text()
