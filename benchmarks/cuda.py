@@ -105,11 +105,11 @@ def step(precision, compiled, *images):
 
 
 def rows():
-    """All not measured where there is no GPU."""
-    found = measured() if torch.cuda.is_available() else {}
-    note = torch.cuda.get_device_name() if found else "no GPU here"
-    iterations = [row for case in CASES for way in PRECISIONS for row in iteration_rows(found, *case, way, note)]
-    return [*step_rows(found, note), *iterations, experts_row(found, note)]
+    """All not measured where there is no GPU, and those that want a part that failed."""
+    there = torch.cuda.is_available()
+    found, notes = (measured(), (torch.cuda.get_device_name(), harness.FAILED)) if there else ({}, ("", "no GPU here"))
+    iterations = [row for case in CASES for way in PRECISIONS for row in iteration_rows(found, *case, way, notes)]
+    return [*step_rows(found, notes), *iterations, experts_row(found, notes)]
 
 
 def measured():
@@ -120,11 +120,17 @@ def measured():
     steps = [("step", way, 0, *(images for images, _ in CASES)) for way in PRECISIONS]
     steps += [("step", "float32", 1, images) for images, _ in CASES]
     few = {"TORCHINDUCTOR_COMPILE_THREADS": "4"}  # each, of several that compile at once
-    found = harness.by_turns("cuda", parts, **few) + harness.side_by_side("cuda", steps, **few)
-    return dict(zip(parts + steps, found, strict=True))
+    found = harness.by_turns("cuda", parts, **few) + harness.side_by_side("cuda", steps, lambda process: None, **few)
+    return {part: result for part, result in zip(parts + steps, found, strict=True) if result}
 
 
-def step_rows(found, note):
+def results(found, notes, *parts):
+    """The results of these parts, none where one is not there; and the note of a row that is made of them."""
+    there = all(part in found for part in parts)
+    return ([found[part] for part in parts], notes[0]) if there else ([], notes[1])
+
+
+def step_rows(found, notes):
     """How exact a step's derivatives are."""
     sizes = [images for images, _ in CASES]
     cases = {
@@ -133,28 +139,31 @@ def step_rows(found, note):
         "eager, TF32, PyTorch's default": [("step", "TF32", 0, *sizes)],
     }
     for case, parts in cases.items():
-        worst, bounds = max(found[part]["error"] for part in parts) if found else None, () if "TF32" in case else (1e-5, 1e-6)
+        each, note = results(found, notes, *parts)
+        worst, bounds = max((result["error"] for result in each), default=None), () if "TF32" in case else (1e-5, 1e-6)
         where = f"CUDA, width {WIDTH}, 3x32x32, {' and '.join(map(str, sizes))} a step, {case}, images apart from every ReLU's kink"
         yield Row("a step's derivatives, float32 to float64", where, worst, *bounds, note=note)
 
 
-def iteration_rows(found, images, steps, way, note):
+def iteration_rows(found, images, steps, way, notes):
     """Time and memory of one iteration."""
     case, time, memory, fractions = f"CUDA, width {WIDTH}, 3x32x32, {images} a step, N {steps}, {way}", None, None, None
-    if found:
-        plain, ours = [found[part, images, steps, way] for part in ("plain", "ours")]
-        work = 3 * steps * found["bare", images, 1, way]["seconds"]
+    each, note = results(found, notes, ("plain", images, steps, way), ("ours", images, steps, way), ("bare", images, 1, way))
+    if each:
+        plain, ours, once = each
+        work = 3 * steps * once["seconds"]
         time, memory = ours["seconds"] / plain["seconds"], ours["memory"] / plain["memory"]
         fractions = (work / plain["seconds"], work / ours["seconds"])
     yield Row("iteration, time / plain", case, time, 0.5, 0.25, fractions=fractions, note=note)
     yield Row("iteration, memory / plain", case, memory, 0.2, 0.1, note=note)
 
 
-def experts_row(found, note):
+def experts_row(found, notes):
     """Images per second of ten experts as one over the plain way's, one after another."""
     case, value, fractions = f"CUDA, width {WIDTH}, 3x32x32, batch {BATCH}, {EXPERTS} experts, TF32", None, None
-    if found:
-        plain, ours, work = [found[part]["seconds"] for part in (("plain_experts",), ("our_experts",), ("bare", BATCH, 0, "TF32"))]
+    each, note = results(found, notes, ("plain_experts",), ("our_experts",), ("bare", BATCH, 0, "TF32"))
+    if each:
+        plain, ours, work = [result["seconds"] for result in each]
         value, fractions = plain / ours, (work / plain, work / ours)
     return Row("experts, images per second / plain", case, value, 3, 6, False, fractions, note)
 

@@ -23,6 +23,7 @@ from mtt import tables
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results/benchmarks"
 ROUNDS = 3
+FAILED = "failed"  # the note of a row that was not measured for that
 
 
 @dataclass
@@ -95,8 +96,8 @@ def store(script, rows):
 
 
 def status(rows):
-    """1 where a measured row misses its must, else 0."""
-    return int(any(row.met is False for row in rows))
+    """1 where a measured row misses its must, or what would have measured one failed, else 0."""
+    return int(any(row.met is False or row.note == FAILED for row in rows))
 
 
 def main(parts, whole=None):
@@ -119,28 +120,32 @@ def at_once(count, script, part, *arguments, **environment):
     return side_by_side(script, [(part, *arguments)] * count, **environment)
 
 
-def side_by_side(script, parts, **environment):
+def side_by_side(script, parts, lost=None, **environment):
     """What parts of a script give, (part, *arguments) each, in processes of their own that start together.
 
-    Raises ChildProcessError where one fails; the others are ended then.
+    Raises ChildProcessError where one fails; the others are ended then. With `lost` they go on, None stands for what that one would
+    have given, and lost(its process id) is called, once or more often.
     """
     commands = [[sys.executable, "-m", f"benchmarks.{script}", *map(str, part)] for part in parts]
     environment = {**os.environ, **environment}
     running = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for command in commands]
     try:
         while any(process.poll() is None for process in running):
-            if any(process.poll() for process in running):
+            failed = [process.pid for process in running if process.poll()]
+            if failed and not lost:
                 break
+            for number in failed:
+                lost(number)
             time.sleep(0.02)
     finally:
         for process in running:
             process.poll() is None and process.kill()
         printed = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
+    if not lost and any(process.returncode for process in running):
         ended = [(" ".join(command[1:]), process.returncode) for command, process in zip(commands, running, strict=True)]
         guilty = [each for each in ended if each[1] not in (0, -signal.SIGKILL)] or ended  # the others were killed for it
         raise ChildProcessError("; ".join(dict.fromkeys(f"{command} ended with [{status}]" for command, status in guilty)))
-    return [json.loads(text.splitlines()[-1]) for text in printed]
+    return [None if process.returncode else json.loads(text.splitlines()[-1]) for process, text in zip(running, printed, strict=True)]
 
 
 def in_turn(rounds, **calls):
@@ -153,9 +158,14 @@ def in_turn(rounds, **calls):
 
 
 def by_turns(script, parts, **environment):
-    """The same as side_by_side, of parts that measure in `turns`: what takes long to start (a compilation) is started once."""
+    """The same, of parts that measure in `turns`: what takes long to start (a compilation) is started once. One that fails is None."""
     with scratch() as folder:
-        return side_by_side(script, parts, BENCHMARK_TURNS=f"{len(parts)}:{folder}", **environment)
+
+        def lost(process):  # whom the others wait for no longer
+            for number in range(ROUNDS):
+                present(Path(folder, str(number)), process)
+
+        return side_by_side(script, parts, lost, BENCHMARK_TURNS=f"{len(parts)}:{folder}", **environment)
 
 
 def turns(rounds, work):
@@ -179,10 +189,15 @@ def median(results, key):
 
 def meet(folder, count, seconds=0.001):
     """Wait until `count` processes are here, looking every so many seconds."""
-    Path(folder).mkdir(exist_ok=True)
-    Path(folder, str(os.getpid())).touch()
+    present(folder, os.getpid())
     while len(list(Path(folder).iterdir())) < count:
         time.sleep(seconds)
+
+
+def present(folder, process):
+    """Say that the process of this id is here."""
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder, str(process)).touch()
 
 
 def scratch():

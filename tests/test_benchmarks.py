@@ -192,6 +192,39 @@ def test_processes_that_start_together_take_turns(tmp_path):
     assert ordered == sorted(ordered)
 
 
+PARTS = """
+import sys
+from functools import partial
+from benchmarks import harness
+late = partial(next, iter([1]))  # there is no second
+harness.main({"sound": lambda: harness.turns(3, lambda: 1), "early": lambda: sys.exit(2), "late": lambda: harness.turns(3, late)})
+"""
+
+
+@pytest.mark.slow
+def test_of_processes_that_take_turns_those_that_fail_are_lost_alone(tmp_path, monkeypatch):
+    """Before all are there, or in a later round: the others wait for them no longer."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/__init__.py").write_text(f"__path__.append({str(ROOT / 'benchmarks')!r})")
+    (tmp_path / "benchmarks/parts.py").write_text(PARTS)
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    assert harness.by_turns("parts", [("sound",), ("early",), ("late",)], PYTHONPATH=str(ROOT)) == [[1, 1, 1], None, None]
+
+
+def test_rows_of_cuda_that_a_failed_part_was_to_measure_say_so_and_the_others_stand(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    value = {"seconds": 1.0, "memory": 1, "error": 1e-7}
+    lost = [("our_experts",), ("step", "TF32", 0, 100, 10)]
+    monkeypatch.setattr(harness, "by_turns", lambda script, parts, **_: [None if part in lost else value for part in parts])
+    monkeypatch.setattr(harness, "side_by_side", lambda script, parts, lose, **_: [None if part in lost else value for part in parts])
+    failed = [row for row in cuda.rows() if row.note == harness.FAILED]
+    assert [(row.value, row.met) for row in failed] == [(None, None)] * 2
+    assert {row.name for row in failed} == {"experts, images per second / plain", "a step's derivatives, float32 to float64"}
+    assert all(row.note == "a GPU" and row.value is not None for row in cuda.rows() if row.note != harness.FAILED)
+    assert harness.status(failed) == 1
+
+
 @pytest.mark.slow
 def test_a_measurement_that_fails_says_so():
     with pytest.raises(ChildProcessError, match=r"benchmarks\.unroll nothing ended with \[1\]"):
