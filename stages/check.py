@@ -23,7 +23,7 @@ SCHEMAS = {
     "distill": Distill,
     "baseline": Baseline,
     "baselines": list[Literal[tuple(METHODS)]],
-    "relabelled": list[Literal[tuple(RELABELLED)]],
+    "relabelled": list[Literal[RELABELLED]],
     "methods": Annotated[list[Literal["distilled", *METHODS, *RELABELLED]], Field(min_length=1)],
     "architectures": Annotated[list[Literal[tuple(ARCHITECTURES)]], Field(min_length=1)],
     "robustness_architectures": list[Literal[tuple(ARCHITECTURES)]],
