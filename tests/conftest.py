@@ -1,9 +1,11 @@
+import os
 import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,11 @@ TINY = {
     "whole": {"networks": 1, "epochs": {"ConvNet": 2}, "learning_rates": [0.01]},
 }
 
+
+# The tests' networks are small, and several pytest processes share the cores. With a thread a core in each, they wait for each other;
+# and of a worker most is its start. Tests of threads and workers ask for their own.
+torch.set_num_threads(1)
+os.environ.setdefault("MTT_WORKERS", "1")
 
 LONGEST = ("test_survival", "test_remotes", "test_recipes", "test_slurm", "test_commands")
 

@@ -40,6 +40,12 @@ def server(tmp_path_factory):
         subprocess.run([SERVER, "down", folder], check=True)
 
 
+@pytest.fixture(autouse=True)
+def all_at_once(monkeypatch):
+    """As many jobs in the queue as there are tasks, the default, which conftest changes."""
+    monkeypatch.delenv("MTT_WORKERS", raising=False)
+
+
 @pytest.fixture
 def jobs(server, tmp_path, monkeypatch):
     """workers.pool makes jobs, in this process; Slurm is asked every second."""

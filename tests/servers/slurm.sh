@@ -3,6 +3,7 @@
 #   slurm.sh up FOLDER CPUS     then, for sbatch and the others: export SLURM_CONF=FOLDER/slurm.conf
 #   slurm.sh down FOLDER        cancels all jobs and waits for every process to end
 # Jobs of the partition `urgent` preempt those of `main`, which is the default.
+# Jobs that have ended are listed for two hours, not five minutes: tests count them.
 set -euo pipefail
 FOLDER=$(readlink -m "$2")
 export SLURM_CONF=$FOLDER/slurm.conf PATH=$PATH:/usr/sbin:/sbin
@@ -49,6 +50,7 @@ SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=5
+MinJobAge=7200
 ReturnToService=2
 GresTypes=gpu
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=$1 RealMemory=65536 Gres=gpu:$1
