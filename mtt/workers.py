@@ -1,6 +1,6 @@
 """Work side by side in processes of one thread each; where each network is trained alone, the bytes are the same whatever their number.
 
-$MTT_WORKERS says how many; by default one for each core, or for each GPU where there is one.
+$MTT_WORKERS says how many; by default one for each core, or for each GPU where there is one. A single one is the stage's own process.
 With $MTT_EXECUTOR = slurm they are not processes of this machine but jobs of a cluster (mtt/cluster.py).
 A process ends when its parent is gone, so that nothing trains on after DVC or its terminal was killed.
 """
@@ -115,18 +115,52 @@ def pool(most):
     The tasks of one call run under one bar of `steps` steps a task; `tick(loss=None, n=1)` moves it.
     An error in one task ends all; what others had finished is theirs to keep.
     """
-    if not on_slurm():
-        return _processes(most)
-    from mtt import cluster  # here: it loads submitit, and it is made of this module
+    if on_slurm():
+        from mtt import cluster  # here: it loads submitit, and it is made of this module
 
-    return cluster.pool(most)
+        return cluster.pool(most)
+    number = max(1, min(count(), most))
+    return _here() if number == 1 else _processes(number)
 
 
 @contextmanager
-def _processes(most):
+def _here():
+    """One worker, this process: another would load PyTorch again, on a GPU CUDA too, for longer than a small task takes."""
+    threads = torch.get_num_threads()
+    try:
+        yield _one_by_one
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _one_by_one(functions, tasks, label, steps):
+    results = dict.fromkeys(tasks)
+    with bar(steps * len(tasks), label, "step") as progress:
+        begin(Ticks(progress))
+        for function in functions:
+            results = {task: call(function, task, before) for task, before in results.items()}
+    return results
+
+
+class Ticks:
+    """What workers report, as it comes to the bar; in place of their queue where the one worker is the bar's own process."""
+
+    def __init__(self, progress):
+        self.progress = progress
+
+    def put(self, tick):
+        """Move the bar by (steps, loss or None)."""
+        done, loss = tick
+        if loss is not None:
+            self.progress.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self.progress.update(done)
+
+
+@contextmanager
+def _processes(number):
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    executor = ProcessPoolExecutor(max(1, min(count(), most)), context, _start, (queue, os.getpid()))
+    executor = ProcessPoolExecutor(number, context, _start, (queue, os.getpid()))
     try:
         yield partial(_each, executor, queue)
     except BrokenProcessPool:
@@ -189,8 +223,6 @@ def call(function, task, before):
 
 def _drain(queue, progress):
     """Move the bar by what the workers report, until told to end."""
+    ticks = Ticks(progress)
     while (tick := queue.get()) is not None:
-        done, loss = tick
-        if loss is not None:
-            progress.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-        progress.update(done)
+        ticks.put(tick)

@@ -1,7 +1,6 @@
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ TINY = {
 
 
 # The tests' networks are small, and several pytest processes share the cores. With a thread a core in each, they wait for each other;
-# and of a worker most is its start. Tests of threads and workers ask for their own.
+# and a single worker is the process of the test itself. Tests of threads and workers ask for their own.
 torch.set_num_threads(1)
 os.environ.setdefault("MTT_WORKERS", "1")
 
@@ -70,6 +69,10 @@ class Run:
 
     def __call__(self, stage, **item):
         """Run a stage in this process, as dvc.yaml calls it."""
+        from stages import evaluate
+
+        for cached in (evaluate.loaded, evaluate.prepared):
+            cached.cache_clear()  # they go by the path of a set, and the one worker is this process
         module, *paths = self.command(stage, **item)
         __import__(module)
         sys.modules[module].main(*paths)
@@ -91,29 +94,6 @@ def make_run(tmp_path, monkeypatch):
         return Run(folder)
 
     return make
-
-
-@contextmanager
-def here(most):
-    """workers.pool, but in this process."""
-
-    def each(functions, tasks, label, steps):
-        results = dict.fromkeys(tasks)
-        for function in functions:
-            results = {task: function(task, before, lambda loss=None, n=1: None) for task, before in results.items()}
-        return results
-
-    yield each
-
-
-def in_process(monkeypatch):
-    """From here on what workers would do is done in this process."""
-    from mtt import workers
-    from stages import evaluate
-
-    monkeypatch.setattr(workers, "pool", here)
-    for cached in (evaluate.loaded, evaluate.prepared):
-        cached.cache_clear()  # they go by the path of a set
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from urllib.error import URLError
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, Run, in_process
+from conftest import ROOT, Run
 from raw import write_cifar, write_idx, write_imagenet, write_tiny_imagenet
 
 from benchmarks import cost, estimate
@@ -87,7 +87,6 @@ def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(whitening, "fit", by_pixel)
-    in_process(monkeypatch)
 
 
 def looked_at(run):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import in_process
 
 from mtt import imageset, robustness, trajectory
 from mtt.convnet import ConvNet
@@ -19,14 +18,13 @@ CLASSES = torch.arange(10)
 
 
 @pytest.fixture
-def soft(ready, monkeypatch):
+def soft(ready):
     """A function (labels) -> a run whose distilled set has such labels, and its random images; its experts' last epoch is no target."""
 
     def make(labels):
         ready.set(experts={"epochs": 4, "learning_rate": 0.1}, distill={"labels": labels, "validate": {"every": 0}})
         ready.set(relabelled=["distilled_hard", "random_soft"])
         check.main()
-        in_process(monkeypatch)
         for stage in ("experts", "buffer", "distill", "baseline"):
             ready(stage)
         return ready

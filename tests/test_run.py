@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import ROOT, here, in_process
+from conftest import ROOT
 from PIL import Image
 
 from mtt import imageset, tensorfile, trajectory
@@ -59,7 +59,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.01)
 
 
-def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
+def test_all_stages_from_images_to_the_table(ready, capsys):
     """What scripts read is there: the set, the metrics, a row for each method and architecture with the fixed columns."""
     ready("distill")
     ready("baseline")
@@ -68,7 +68,6 @@ def test_all_stages_from_images_to_the_table(ready, capsys, monkeypatch):
             ready("evaluate", method=method, architecture=architecture)
     ready("evaluate_whole")
     ready.set(robustness_architectures=["ConvNet"])
-    in_process(monkeypatch)
     for method in ("distilled", "random"):
         ready("evaluate_plain", method=method)
     ready("report")
@@ -104,11 +103,9 @@ def test_an_architecture_that_is_off_by_default_is_scored_alone_and_together(run
     """Fresh networks trained as one score as each of them alone, to rounding."""
     run.set(evaluate={"networks": 2, "epochs": {architecture: 2}, "learning_rates": [0.01]})
     run("baseline")
-    in_process(monkeypatch)
     found = {}
     for together in ("1", "2"):
         monkeypatch.setenv("MTT_TOGETHER", together)
-        monkeypatch.setenv("MTT_WORKERS", "1")
         run("evaluate", architecture=architecture)
         found[together] = json.loads((run.folder / f"results/scores/random-{architecture}.json").read_text())["accuracies"]
     assert found["1"] == pytest.approx(found["2"], abs=0.02)
@@ -122,11 +119,11 @@ def test_a_learned_step_size_that_is_also_a_rate_of_the_list_is_tried_once(run, 
     found = imageset.load("data/random/set.safetensors")
     found.learning_rate = float(torch.tensor(0.01))
     found.save("data/random/set.safetensors")
-    tried = []
+    tried, pool = [], evaluate.workers.pool
 
     @contextmanager
     def noted(most):
-        with here(most) as each:
+        with pool(most) as each:
             yield lambda functions, tasks, *words: (tried.append(len(tasks)), each(functions, tasks, *words))[1]
 
     monkeypatch.setattr(evaluate.workers, "pool", noted)
@@ -136,9 +133,8 @@ def test_a_learned_step_size_that_is_also_a_rate_of_the_list_is_tried_once(run, 
     assert tried[0] == 2
 
 
-def test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken(run, monkeypatch):
+def test_plain_is_the_evaluation_without_augmentation_and_no_other_word_is_taken(run):
     run("baseline")
-    in_process(monkeypatch)
     run("evaluate_plain")
     run("evaluate")
     augmented = (run.folder / "results/scores/random-ConvNet.json").read_text()

@@ -17,7 +17,7 @@ from conftest import ROOT, Run
 pytestmark = pytest.mark.slow
 
 LONG = {  # some seconds of work in each of the two stages that resume
-    "experts": {"count": 3, "epochs": 300},
+    "experts": {"count": 3, "epochs": 200},
     "distill": {"iterations": 300, "validate": {"every": 100, "networks": 1, "epochs": 2}},
 }
 

@@ -42,6 +42,23 @@ def test_results_are_the_same_from_any_number_of_workers(number, monkeypatch, ca
     assert "9/9" in capfd.readouterr().err
 
 
+def where(task, before, tick):
+    return os.getpid(), torch.get_num_threads()
+
+
+def test_the_only_worker_is_the_stage_itself_with_one_thread_for_so_long(monkeypatch):
+    """As many as are asked for, or fewer where there are fewer tasks."""
+    torch.set_num_threads(2)
+    try:
+        for number, most in (("1", 5), ("2", 1)):
+            monkeypatch.setenv("MTT_WORKERS", number)
+            with workers.pool(most) as each:
+                assert each([where], [0], "here", 1) == {0: (os.getpid(), 1)}
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def hold(task, before, tick):
     start = time.monotonic()
     time.sleep(0.5)
@@ -69,12 +86,15 @@ def test_networks_are_trained_one_by_one_on_a_cpu_and_in_groups_where_asked(monk
         assert workers.groups(range(3), sharing=1) == [(0, 1, 2)]
 
 
-def test_the_error_of_a_task_is_the_error_of_the_run():
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_the_error_of_a_task_is_the_error_of_the_run(number, monkeypatch):
+    monkeypatch.setenv("MTT_WORKERS", number)
     with pytest.raises(ValueError, match="task 1 is wrong"), workers.pool(2) as each:
         each([fail], [0, 1, 2], "fails", 1)
 
 
-def test_a_killed_worker_is_named_in_one_line():
+def test_a_killed_worker_is_named_in_one_line(monkeypatch):
+    monkeypatch.setenv("MTT_WORKERS", "2")
     with pytest.raises(MemoryError, match="^found a worker killed"), workers.pool(2) as each:
         each([die], [0], "dies", 1)
 
