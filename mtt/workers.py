@@ -119,8 +119,8 @@ def pool(most):
         from mtt import cluster  # here: it loads submitit, and it is made of this module
 
         return cluster.pool(most)
-    number = max(1, min(count(), most))
-    return _here() if number == 1 else _processes(number)
+    size = max(1, min(count(), most))
+    return _here() if size == 1 else _processes(size)
 
 
 @contextmanager
@@ -157,10 +157,10 @@ class Ticks:
 
 
 @contextmanager
-def _processes(number):
+def _processes(size):
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    executor = ProcessPoolExecutor(number, context, _start, (queue, os.getpid()))
+    executor = ProcessPoolExecutor(size, context, _start, (queue, os.getpid()))
     try:
         yield partial(_each, executor, queue)
     except BrokenProcessPool:
