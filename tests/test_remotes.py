@@ -180,8 +180,8 @@ def test_a_dead_server_is_said_in_one_line_and_keeps_nobody_waiting(lab):
         ports = {"gone": free_port(), **{name: line.port for name, line in lines.items()}}
         started = [dying(lab, name, port) for name, port in ports.items()]
         for process in started:
-            output = ended(process, fails=True, seconds=60)
-            assert re.search(r"^error: lab: found no answer (in 6 s|but .)", output, re.M), output
+            output = ended(process, fails=True, seconds=200)
+            assert re.search(r"^error: lab: found no answer (in 20 s|but .)", output, re.M), output
         assert all(line.silent.is_set() for line in lines.values())
 
 
@@ -189,7 +189,7 @@ def dying(lab, name, port):
     """A `make push` or `make pull` over a line that dies."""
     clone = lab.author.copy("dead-push") if name == "push" else lab.clone(f"dead-{name}")
     clone.local(**lab.via(port, "-dead" if name == "push" else ""))
-    return clone.start(*MAKE, "push" if name == "push" else "pull", MTT_PATIENCE="6")
+    return clone.start(*MAKE, "push" if name == "push" else "pull", MTT_PATIENCE="20")  # on a busy machine an answer takes longer than 6
 
 
 @on("ssh", "s3", "http")
