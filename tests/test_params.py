@@ -206,6 +206,13 @@ def test_a_stage_gets_the_words_of_its_command_line_and_may_end_well(monkeypatch
     assert words == ["one", "two"]
 
 
+@pytest.mark.slow
+def test_the_collector_of_a_stage_leaves_out_what_was_loaded_before_it_began():
+    _, said = ended("import gc, sys; sys.exit(f'{gc.get_freeze_count()} {len(gc.get_objects())}')")
+    frozen, left = map(int, said.split())
+    assert frozen > 100 * left
+
+
 def test_an_error_without_words_still_says_that_it_is_one(monkeypatch):
     def main():
         raise ValueError
