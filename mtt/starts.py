@@ -1,4 +1,7 @@
-"""Where a distillation starts: which real images, and which experts and epochs (as the paper, and as DATM, Guo et al. 2024)."""
+"""Where a distillation starts: which real images, and which experts and epochs (as the paper, and as DATM, Guo et al. 2024).
+
+And which of the images go on from there (SelMatch, Lee & Chung 2024).
+"""
 
 from functools import partial
 from itertools import chain
@@ -67,6 +70,11 @@ def real(path, ipc, canvas_size, right, draws):
     else:
         chosen = data.some(ipc * times**2, draws)
     return textures.tile(data.on("cpu")[chosen], times)
+
+
+def learned(share, ipc, count):
+    """A mask (count, 1, 1, 1) of the images that are learned: the first of the `ipc` of each class, `share` of them."""
+    return (torch.arange(count) % ipc < round(share * ipc)).view(-1, 1, 1, 1)
 
 
 def right(experts, output, data):

@@ -127,6 +127,11 @@ def successors(distill, line):
         yield line("distill.labels", distill.labels, "hard or learned with distill.loss = task, which has no target")
     if distill.start_images == "right" and distill.start == "noise":
         yield line("distill.start_images", distill.start_images, "any with distill.start = noise")
+    if distill.learned < 1 and distill.start == "noise":
+        yield line("distill.learned", distill.learned, "1 with distill.start = noise, which would stay as it is")
+    elif distill.learned < 1 and round(distill.learned * distill.ipc) not in range(1, distill.ipc):
+        wanted = f"1, or a share by which some of distill.ipc = {distill.ipc} are learned and some are not"
+        yield line("distill.learned", distill.learned, wanted)
     if distill.canvas_size > 1:
         if distill.labels != "hard":
             yield line("distill.labels", distill.labels, "hard with distill.canvas_size > 1: experts see no canvas")

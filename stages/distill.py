@@ -52,6 +52,7 @@ class Distill(Section):
     start: Literal["real", "noise"]  # what the pixels start from
     start_images: Literal["any", "right"]  # which real ones: any of a class, or those that experts classify right in the end (DATM)
     images: str  # the set file that real ones are drawn from; one of `ipc` a class, such as an imported one, is gone on from
+    learned: float = Field(gt=0, le=1)  # the share of each class's images that is learned; the others stay as they start (SelMatch)
     iterations: int = Field(ge=1)
     syn_steps: int = Field(ge=1)  # N, steps of the student
     expert_epochs: int = Field(ge=1)  # M, epochs of the expert that they are matched with
@@ -140,7 +141,7 @@ def segment(p, experts, iteration, number):
 def matcher(state, p, experts, net, families, labels, end):
     """The function (segment) -> loss of the images along it, and its slopes: by images, step size, and labels that are learned."""
     step = Step(as_function(net), compiling.compiled if state.how["compiled"] else None, truncated=p.gradient == "truncated")
-    first = int(p.layers * experts.parameters)
+    first, learned = int(p.layers * experts.parameters), starts.learned(p.learned, p.ipc, len(state.x)).to(state.x.device)
 
     def matched(segment):
         expert, t, draws = segment
@@ -149,7 +150,7 @@ def matcher(state, p, experts, net, families, labels, end):
         chunks = batches(n, n if p.batch_syn == "all" else p.batch_syn, p.syn_steps if p.batch_per == "step" else 1, draws)
         steps = [seen(b, p, families, draws) for b in chunks * (p.syn_steps // len(chunks))]
         value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
-        return value, dx, dalpha, *labels.slope(state.y, *dy)
+        return value, dx * learned, dalpha, *labels.slope(state.y, *dy)
 
     return matched
 

@@ -52,6 +52,7 @@ def ideas(last, iterations):
             "experts.order": "difficulty", "experts.difficulty.epochs": 3, "experts.difficulty.growing": -(-last // 2),
         },
         "MCT: four way-points": {"buffer.waypoints": 4},
+        "SelMatch: half of k-center's images are learned": {"distill.images": "data/k_center/set.safetensors", "distill.learned": 0.5},
         "images of herding to start from": {"distill.images": "data/herding/set.safetensors"},
         "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},
     }  # fmt: skip
@@ -64,6 +65,13 @@ def settings(case, idea):
     if "buffer.waypoints" in found:  # which are read up to T+ + M
         found["experts.epochs"] = own.get("experts.epochs", runs.parameters(recipe, {})["experts"]["epochs"]) + 1
     return recipe, found
+
+
+def tried(case):
+    """The ideas of a case; those that leave some images of a class as they are take two of each at least."""
+    recipe, own, *_ = CASES[case]
+    several = runs.parameters(recipe, own)["distill"]["ipc"] > 1
+    return [idea for idea, found in ideas(1, 1).items() if several or found.get("distill.learned", 1) == 1]
 
 
 def tables(kept):
@@ -90,7 +98,7 @@ def main(*names):
     kept = Table(RESULTS / "successors.csv", ["case", "idea", "seed"], runs.COLUMNS)
     for seed in SEEDS:
         for case in runs.named(names, CASES):
-            for idea in ideas(1, 1):
+            for idea in tried(case):
                 if kept.of(case=case, idea=idea, seed=seed).empty:
                     print(f"{case}, {idea}, seed {seed}", flush=True)
                     found = runs.score(*settings(case, idea), seed, ROOT / ".work/studies/successors")

@@ -279,6 +279,13 @@ def test_distillation_starts_from_the_images_of_another_method(ready):
     assert stages["baseline"]["outs"] == ["data/${item.method}/set.safetensors"]
 
 
+@pytest.mark.parametrize(("share", "wanted"), [(1.0, 4), (0.5, 2), (0.3, 1), (0.7, 3)])
+def test_of_each_class_a_share_is_learned_and_the_others_stay_as_they_start(ready, share, wanted):
+    found, real = distilled(ready, ipc=4, learned=share, ema=0.5), imageset.load("data/prepared/train.safetensors").normalised()
+    stays = torch.stack([(real == image).flatten(1).all(1).any() for image in found.images]).view(10, 4)
+    assert stays.tolist() == [[number >= wanted for number in range(4)]] * 10
+
+
 def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready):
     ready.set(experts={"epochs": 12})
     ready("experts")
@@ -310,6 +317,9 @@ def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready)
         ({"distill": {"start_images": "right", "start": "noise"}}, "distill.start_images = 'right'; wanted any with distill.start = noise"),
         ({"distill": {"labels": "learned", "canvas_size": 2}}, "distill.labels = 'learned'; wanted hard with distill.canvas_size > 1"),
         ({"distill": {"start_images": "right", "canvas_size": 2}}, "distill.start_images = 'right'; wanted any with distill.canvas_size"),
+        ({"distill": {"learned": 0.5}}, "distill.learned = 0.5; wanted 1, or a share by which some of distill.ipc = 1 are learned"),
+        ({"distill": {"learned": 0.5, "start": "noise"}}, "distill.learned = 0.5; wanted 1 with distill.start = noise"),
+        ({"distill": {"learned": 0.0}}, "distill.learned = 0.0: Input should be greater than 0"),
         ({"distill": {"ema": 1.0}}, "distill.ema = 1.0: Input should be less than 1"),
         ({"experts": {"optimizer": "adam"}}, "experts.optimizer = 'adam': Input should be 'sgd' or 'gsam'"),
         ({"buffer": {"waypoints": 9}, "distill": {"max_start_epoch": 1}}, "buffer.waypoints = 9; wanted at most the 4 snapshots"),
