@@ -30,7 +30,7 @@ ablations: .venv/runtime  ## run what docs/ablations.md has no row of yet, all o
 	python -m studies.ablations $(NAME) $(if $(NAME),,&& python -m studies.probes)
 
 comparison: .venv/runtime  ## the same of the comparison with other methods (RESULTS.md): results/comparison.csv
-	python -m studies.comparison $(NAME)
+	python -m studies.comparison $(NAME) $(if $(NAME),,&& python -m studies.coverage)
 
 successors: .venv/runtime  ## the same of the ideas since the paper (docs/successors.md): results/successors.csv
 	python -m studies.successors $(if $(NAME),"$(NAME)")

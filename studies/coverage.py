@@ -1,0 +1,111 @@
+"""Which test images each method's set does not prepare a network for, at ten digits per class: `python -m studies.coverage`.
+
+How hard an image is, is the share of networks that are wrong on it, each trained on ten random real images of every class, its own draw.
+Each set is then scored by as many networks as say that, in the settings of `make comparison`. RESULTS.md has the table.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mtt import dsa, imageset, trajectory
+from mtt.convnet import ConvNet
+from mtt.functional import learner, set_parameters
+from mtt.params import Augmentation, Network, read, run
+from mtt.seeds import generator
+from mtt.tables import markdown
+from mtt.training import fit, halves, initialise, outputs
+from stages.evaluate import Evaluate
+from studies import comparison, runs
+from studies.runs import RESULTS, ROOT, Table, parameters
+
+COUNT = 20  # networks that say how hard an image is, and networks for each set
+GROUPS = {"none": 0.0, "to a quarter": 0.25, "to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
+# Each set: its name, the method, settings beside the comparison's.
+SETS = {
+    "random": ("random", {}),
+    "k_center": ("k_center", {}),
+    "dm": ("dm", {}),
+    "distilled": ("distilled", {}),
+    "half of k_center's learned": ("distilled", {"distill.images": "data/k_center/set.safetensors", "distill.learned": 0.5}),
+}
+CASE = {**comparison.CASES["default", 10], "distill.ipc": 10, "baseline.ipc": 10}
+
+
+def wrong(sets, rate, part):
+    """A mask (networks, test images) of where networks are wrong, each trained by params.yaml's protocol on one of `sets`, (x, y) each."""
+    network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("evaluate", Evaluate)
+    test, augment = imageset.load("data/prepared/test.safetensors"), partial(dsa.augment, families=families)
+    net = ConvNet(*test.shape[:2], len(test.classes), network.width, network.depth)
+    gradient, x, y = learner(net), test.normalised(), test.labels
+    masks = []
+    for seed, (images, labels) in enumerate(sets):
+        draws = generator("coverage", part, seed)
+        theta = trajectory.vector(initialise(net, draws))[None].clone()
+        for epochs, now in halves(p.epochs["ConvNet"], rate):
+            fit(
+                gradient, theta, images, labels, epochs=epochs, batch=p.batch, learning_rate=now, momentum=p.momentum,
+                weight_decay=p.weight_decay, augment=augment, generators=[draws],
+            )  # fmt: skip
+        masks.append(outputs(set_parameters(net, theta[0]), x).argmax(1) != y)
+    return torch.stack(masks)
+
+
+def hardness(rate=0.01):
+    """The share (test images,) of networks that are wrong on each image; the rate is the one that validation chooses for random images."""
+    train, ipc = imageset.load("data/prepared/train.safetensors"), CASE["distill.ipc"]
+    x, y = train.normalised(), train.labels
+    chosen = [train.some(ipc, generator("coverage", "images", number)) for number in range(COUNT)]
+    return wrong([(x[indices], y[indices]) for indices in chosen], rate, "hardness").float().mean(0)
+
+
+def rows(name, missed, hard):
+    """A row for each group of images: how many they are, and how many of them a network is wrong on, mean and deviation over networks."""
+    found, least = [], -1.0
+    for group, most in GROUPS.items():
+        inside = (hard > least) & (hard <= most)
+        counts, least = missed[:, inside].sum(1).float(), most
+        found.append({"set": name, "group": group, "images": int(inside.sum()), "wrong": float(counts.mean()), "std": float(counts.std())})
+    counts = missed.sum(1).float()
+    return [*found, {"set": name, "group": "all", "images": len(hard), "wrong": float(counts.mean()), "std": float(counts.std())}]
+
+
+def table(kept):
+    """Markdown: a row a set, its accuracy in %, and for each group how many of its images a network is wrong on."""
+    sizes = kept.rows.drop_duplicates("group").set_index("group").images
+    head = ["set", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
+    lines = []
+    for name in SETS:
+        of = kept.of(set=name).set_index("group")
+        whole = of.loc["all"]
+        accuracy, std = (100 * float(value) / whole.images for value in (whole.images - whole.wrong, whole["std"]))
+        lines.append([name, f"{accuracy:.1f} +- {std:.1f} ({COUNT})", *(f"{of.wrong[group]:.1f}" for group in GROUPS)])
+    return markdown(head, lines)
+
+
+def main():
+    """Measure the sets that have no row."""
+    kept = Table(RESULTS / "coverage.csv", ["set", "group"], ["images", "wrong", "std"])
+    hard = None
+    for name, (method, settings) in SETS.items():
+        if not kept.of(set=name).empty:
+            continue
+        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | settings)):
+            for stage in ("prepare", "experts", "buffer"):
+                runs.stage(stage)
+            hard = hardness() if hard is None else hard
+            if settings or method != "distilled":
+                runs.stage("baseline", "k_center" if settings else method)
+            if method == "distilled":
+                runs.stage("distill")
+            runs.stage("evaluate", method)
+            rate = json.loads(Path(f"results/scores/{method}-ConvNet.json").read_text())["learning_rate"]
+            found = imageset.load(f"data/{method}/set.safetensors")
+            kept.add(*rows(name, wrong([(found.normalised(), found.labels)] * COUNT, rate, "set"), hard))
+    runs.show(ROOT / "RESULTS.md", {"coverage": table(kept)})
+
+
+if __name__ == "__main__":
+    run(main)
