@@ -21,6 +21,7 @@ from stages.evaluate import Evaluate
 from studies import comparison, runs
 from studies.runs import RESULTS, ROOT, Table, parameters
 
+KEYS, COLUMNS = ["set", "group"], ["images", "wrong", "std"]
 COUNT = 20  # networks that say how hard an image is, and networks for each set
 GROUPS = {"none": 0.0, "to a quarter": 0.25, "to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
 # Each set: its name, the method, settings beside the comparison's.
@@ -87,7 +88,7 @@ def table(kept):
 
 def main():
     """Measure the sets that have no row."""
-    kept = Table(RESULTS / "coverage.csv", ["set", "group"], ["images", "wrong", "std"])
+    kept = Table(RESULTS / "coverage.csv", KEYS, COLUMNS)
     hard = None
     for name, (method, settings) in SETS.items():
         if not kept.of(set=name).empty:

@@ -17,7 +17,7 @@ from mtt.imageset import ImageSet
 from mtt.unroll import Step
 from recipes.__main__ import update
 from stages import check
-from studies import ablations, choosing, comparison, probes, runs, successors, truncation
+from studies import ablations, choosing, comparison, coverage, probes, runs, successors, truncation
 from studies.runs import Table, parameters, words
 
 PAGE = (ROOT / "docs/ablations.md").read_text()
@@ -176,6 +176,36 @@ def test_the_table_of_the_results_is_that_of_the_rows_of_the_comparison():
     assert set(zip(kept.rows.recipe, kept.rows.ipc, strict=True)) <= comparison.CASES.keys()
 
 
+def test_the_table_of_what_sets_miss_is_that_of_the_committed_rows():
+    kept = Table(runs.RESULTS / "coverage.csv", coverage.KEYS, coverage.COLUMNS)
+    text = (ROOT / "RESULTS.md").read_text()
+    assert runs.shown(text, {"coverage": coverage.table(kept)}) == text
+    assert "<!-- coverage -->" in text
+
+
+def test_what_a_set_misses_is_counted_by_how_hard_an_image_is():
+    """Two networks, seven images: the first is wrong on the three hardest, the second on all."""
+    hard = torch.tensor([0, 0.05, 0.25, 0.3, 0.5, 0.55, 1])
+    missed = torch.stack([hard >= 0.5, hard >= 0])
+    found = {row["group"]: (row["images"], row["wrong"]) for row in coverage.rows("any", missed, hard)}
+    assert found == {"none": (1, 0.5), "to a quarter": (2, 1), "to half": (2, 1.5), "more": (2, 2), "all": (7, 5)}
+    (spread,) = [row["std"] for row in coverage.rows("any", missed, hard) if row["group"] == "all"]
+    assert spread == pytest.approx(8**0.5)
+
+
+def test_a_network_that_has_learned_a_set_is_wrong_on_few_images_of_its_kind(make_run):
+    """And one whose labels are all moved by one class is wrong on nearly all; each network is a training of its own."""
+    run = make_run()
+    run("prepare")
+    run.set(network={"width": 16}, evaluate={"epochs": {"ConvNet": 60}})
+    train = imageset.load("data/prepared/train.safetensors")
+    x, y = train.normalised()[:200], train.labels[:200]
+    right, moved = coverage.wrong([(x, y), (x, (y + 1) % 10)], 0.03, "set")
+    assert right.float().mean() < 0.2
+    assert moved.float().mean() > 0.9
+    assert not torch.equal(*coverage.wrong([(x, y)] * 2, 0.03, "set"))
+
+
 def test_a_study_that_has_all_its_rows_runs_no_stage(monkeypatch, tmp_path):
     """Though its experts are not there."""
 
@@ -185,6 +215,7 @@ def test_a_study_that_has_all_its_rows_runs_no_stage(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "stage", fail)
     monkeypatch.setattr(runs, "show", lambda *_: None)
     probes.main()
+    coverage.main()
     along = Table(runs.RESULTS / "truncation.csv", ["case", "iteration", "steps", "rate"], truncation.COLUMNS)
     truncation.along("digits, 1", along)
     kept = Table(runs.RESULTS / "comparison.csv", comparison.KEYS, comparison.COLUMNS)

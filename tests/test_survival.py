@@ -129,8 +129,11 @@ def kill_group(clone, moment, *options):
 
 
 def kill_temp(clone, moment):
-    """The same of an experiment that runs in a copy of the repository."""
-    return kill_group(clone, moment, "--temp")
+    """The same of an experiment that runs in a copy of the repository: DVC writes into git first. Then as docs/running.md says."""
+    found = kill_group(clone, moment, "--temp")
+    for lock in clone.folder.glob(".git/**/*.lock"):
+        lock.unlink()
+    return found
 
 
 def kill_queued(clone, moment):
