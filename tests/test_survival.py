@@ -124,16 +124,15 @@ def kill_dvc(clone, moment):
 
 def kill_group(clone, moment, *options):
     """dvc, the stage and its workers at once."""
-    words = ("exp", "run", *options) if options else ("repro",)
-    return hit(clone.start("dvc", *words, "distill"), moment, lambda process: os.killpg(process.pid, signal.SIGKILL))
+    process = clone.start("dvc", *(("exp", "run", *options) if options else ("repro",)), "distill")
+    if options:  # not before the stage runs: an experiment begins with what DVC writes into git, which a kill leaves half done
+        wait_until(lambda: clone.processes() or process.poll() is not None)
+    return hit(process, moment, lambda process: os.killpg(process.pid, signal.SIGKILL))
 
 
 def kill_temp(clone, moment):
-    """The same of an experiment that runs in a copy of the repository: DVC writes into git first. Then as docs/running.md says."""
-    found = kill_group(clone, moment, "--temp")
-    for lock in clone.folder.glob(".git/**/*.lock"):
-        lock.unlink()
-    return found
+    """The same of an experiment that runs in a copy of the repository."""
+    return kill_group(clone, moment, "--temp")
 
 
 def kill_queued(clone, moment):
