@@ -23,7 +23,7 @@ from studies.runs import RESULTS, ROOT, Table, parameters
 
 KEYS, COLUMNS = ["set", "group"], ["images", "wrong", "std"]
 COUNT = 20  # networks that say how hard an image is, and networks for each set
-GROUPS = {"none": 0.0, "to a quarter": 0.25, "to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
+GROUPS = {"none": 0.0, "up to a quarter": 0.25, "up to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
 # Each set: its name, the method, settings beside the comparison's.
 SETS = {
     "random": ("random", {}),
@@ -68,9 +68,9 @@ def rows(name, missed, hard):
     for group, most in GROUPS.items():
         inside = (hard > least) & (hard <= most)
         counts, least = missed[:, inside].sum(1).float(), most
-        found.append({"set": name, "group": group, "images": int(inside.sum()), "wrong": float(counts.mean()), "std": float(counts.std())})
+        found.append({"set": name, "group": group, "images": int(inside.sum()), "wrong": float(counts.mean()), "std": float(counts.std(correction=0))})
     counts = missed.sum(1).float()
-    return [*found, {"set": name, "group": "all", "images": len(hard), "wrong": float(counts.mean()), "std": float(counts.std())}]
+    return [*found, {"set": name, "group": "all", "images": len(hard), "wrong": float(counts.mean()), "std": float(counts.std(correction=0))}]
 
 
 def table(kept):
