@@ -63,14 +63,16 @@ def hardness(rate=0.01):
 
 
 def rows(name, missed, hard):
-    """A row for each group of images: how many they are, and how many of them a network is wrong on, mean and deviation over networks."""
-    found, least = [], -1.0
+    """A row for each group of images, and for all: how many, and how many a network is wrong on, mean and deviation over networks."""
+    inside, least = {"all": hard >= 0}, -1.0
     for group, most in GROUPS.items():
-        inside = (hard > least) & (hard <= most)
-        counts, least = missed[:, inside].sum(1).float(), most
-        found.append({"set": name, "group": group, "images": int(inside.sum()), "wrong": float(counts.mean()), "std": float(counts.std(correction=0))})
-    counts = missed.sum(1).float()
-    return [*found, {"set": name, "group": "all", "images": len(hard), "wrong": float(counts.mean()), "std": float(counts.std(correction=0))}]
+        inside[group], least = (hard > least) & (hard <= most), most
+    found = []
+    for group, mask in inside.items():
+        counts = missed[:, mask].sum(1).float()
+        spread = float(counts.std(correction=0))  # of the population, as elsewhere
+        found.append({"set": name, "group": group, "images": int(mask.sum()), "wrong": float(counts.mean()), "std": spread})
+    return found
 
 
 def table(kept):
