@@ -6,6 +6,7 @@ It lies in $MTT_WORK, by default `.work` of the repository, also where DVC runs 
 Each entry says in ABOUT what it was made of, in the words of a lock file, so that mtt.prune can tell whether one needs it.
 """
 
+import ast
 import fcntl
 import hashlib
 import json
@@ -48,8 +49,8 @@ def root():
 
 
 def folder(stage, files, settings):
-    """The store's folder for work determined by the bytes of `files`, by `settings` {section: values} and by the code now loaded."""
-    modules = code()
+    """The store's folder for what a `stage` or `stage@item` makes of the bytes of `files` and `settings` {section: values} by its code."""
+    modules = code(f"stages.{stage.partition('@')[0]}")
     decides = {name: digest(file) for name, file in modules.items()}
     parts = [stage, settings, {str(i): digest(path) for i, path in enumerate(files)}, decides]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
@@ -60,15 +61,31 @@ def folder(stage, files, settings):
     return path
 
 
-def code():
-    """{module: file} of the project's loaded modules that decide bytes: the import closure of the running stage."""
-    found = {}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        name = module.__spec__.name if name == "__main__" and getattr(module, "__spec__", None) else name
-        if file and name.split(".")[0] in ("mtt", "stages") and name not in MACHINERY:
-            found[name] = file
+def code(module):
+    """{module: file} of the project's modules that decide what one of them gives: it, and all that it imports, directly or not."""
+    found, new = {}, {module}
+    while new:
+        found |= {name: source(name) for name in new}
+        new = {name for known in new for name in imported(known)} - found.keys() - MACHINERY
     return found
+
+
+def imported(module):
+    """The project's modules that the text of one names; what stands in mtt/ under `__main__` is for other commands and no stage's."""
+    found, tree = set(), ast.parse(source(module).read_text(encoding="utf-8"))
+    if module.startswith("mtt."):
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("mtt", "stages") and source(name).is_file()}
+
+
+def source(module):
+    """The file of a module of the project."""
+    return Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
 
 
 def digest(path, kind="sha256"):

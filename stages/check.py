@@ -1,5 +1,10 @@
-"""All of params.yaml, checked before anything runs: each section against its stage's schema, and what must hold between them."""
+"""All of params.yaml, checked before anything runs: each section against its stage's schema, and what must hold between them.
 
+`python -m stages.check [SET] then MODULE WORD ...` checks, and then is `python -m MODULE WORD ...`.
+"""
+
+import importlib
+import sys
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -161,5 +166,16 @@ def too_large(batch, images):
         yield f"params.yaml: distill.batch_syn = {batch}; wanted at most the {images} images of the set"
 
 
+def become(module, *words):
+    """Be `python -m module words`, in this process (loading PyTorch takes longer than a check), and to workers, which load `__main__`."""
+    sys.modules["__main__"], sys.argv = importlib.import_module(module), [module, *words]
+    run(sys.modules["__main__"].main)
+
+
 if __name__ == "__main__":
+    words = sys.argv
+    end = words.index("then") if "then" in words else len(words)
+    sys.argv = words[:end]
     run(main)
+    if end < len(words):
+        become(*words[end + 1 :])

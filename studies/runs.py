@@ -71,8 +71,8 @@ def inside(folder, values):
 
 def stage(name, method="distilled", architecture="ConvNet", work=None):
     """Run a stage here, as dvc.yaml calls it, in a process of its own, which knows nothing of runs before. Raises CalledProcessError."""
-    found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["cmd"]
-    line, values = found if isinstance(found, str) else found[-1], yaml.safe_load(Path("params.yaml").read_text())
+    line = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["cmd"]
+    values = yaml.safe_load(Path("params.yaml").read_text())
     known = {"prepare.raw": ROOT / "data/raw", "distill.images": values["distill"]["images"]}
     known |= {"item.method": method, "item.architecture": architecture}
     for key, value in known.items():

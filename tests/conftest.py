@@ -59,13 +59,12 @@ class Run:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(self.values))
 
     def command(self, stage, architecture="ConvNet", method="random"):
-        """The words after `exec python -m` by which dvc.yaml calls a stage."""
-        found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"]
-        line = found if isinstance(found, str) else found[-1]
+        """The module and its words, by which dvc.yaml calls a stage, without the check before it."""
+        line = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"].split(" then ")[-1]
         known = {"prepare.raw": "raw", "distill.images": self.values["distill"]["images"]}
         for name, value in {**known, "item.method": method, "item.architecture": architecture}.items():
             line = line.replace(f"${{{name}}}", value)
-        return line.split()[3:]
+        return line.removeprefix("exec python -m ").split()
 
     def __call__(self, stage, **item):
         """Run a stage in this process, as dvc.yaml calls it."""

@@ -1,4 +1,6 @@
+import multiprocessing.spawn
 import os
+import shutil
 import subprocess
 import sys
 
@@ -6,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from stages import check
+from stages import check, report
 
 
 def faults(run):
@@ -93,10 +95,20 @@ def test_more_images_per_class_than_there_are_is_refused_before_experts_are_trai
     run.set(distill={"ipc": 1, "canvas_size": 1, "batch_syn": 11}, baseline={"ipc": 1})
     with pytest.raises(ValueError, match="distill.batch_syn = 11; wanted at most the 10 images of the set"):
         check.main("data/prepared/train.safetensors")
+
+
+def test_stages_that_begin_work_or_end_it_check_first():
+    """Those with images to start from or to compare, against what is there of each class."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for stage, images in {"experts": "data/prepared/train.safetensors", "distill": "${distill.images}"}.items():
-        assert stages[stage]["cmd"][0] == f"exec python -m stages.check {images}"
-    assert stages["prepare"]["cmd"][0] == "exec python -m stages.check"
+    train, words = "data/prepared/train.safetensors", "exec python -m stages.check{} then stages.{} "
+    for stage, images in {
+        "prepare": "",
+        "experts": f" {train}",
+        "distill": " ${distill.images}",
+        "baseline": f" {train}",
+        "report": "",
+    }.items():
+        assert stages[stage]["cmd"].startswith(words.format(images, stage))
 
 
 @pytest.mark.slow
@@ -107,3 +119,26 @@ def test_a_wrong_key_ends_with_one_line_and_status_one(make_run):
     found = subprocess.run([sys.executable, "-m", "stages.check"], cwd=run.folder, env=environment, capture_output=True, text=True)
     assert found.returncode == 1
     assert found.stderr == "error: params.yaml: distill.syn_stepz = 80: unknown key\n"
+
+
+def test_what_stands_behind_then_is_what_workers_are_told_to_load(monkeypatch):
+    """They load `__main__` by its name; with the check there, each would load every stage."""
+    seen, told = [], multiprocessing.spawn.get_preparation_data
+    monkeypatch.setattr(report, "main", lambda *words: seen.append((told("worker")["init_main_from_name"], words)))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    check.become("stages.report", "results/scores", "scores.csv")
+    assert seen == [("stages.report", ("results/scores", "scores.csv"))]
+
+
+@pytest.mark.slow
+def test_behind_then_a_stage_is_run_if_nothing_is_wrong(make_run):
+    run = make_run()
+    words = [sys.executable, "-m", "stages.check", "then", *run.command("prepare")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for value, error in ((0.2, ""), (2.0, "error: params.yaml: prepare.validation = 2.0: Input should be less than 1\n")):
+        run.set(prepare={"validation": value})
+        found = subprocess.run(words, cwd=run.folder, env=environment, capture_output=True, text=True)
+        assert (found.returncode, found.stderr) == (bool(error), error)
+        assert bool(run.files("data/prepared/*")) == (not error)
+        shutil.rmtree(run.folder / "data", ignore_errors=True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 
-from mtt.store import MACHINERY
+from mtt import store
 from recipes.__main__ import update
 from stages.baseline import METHODS, Baseline
 
@@ -21,40 +21,9 @@ STAGES = PIPELINE["stages"]
 OWN = {"baseline.ipc", "baseline.seed", "baseline.${item.method}"}
 
 
-def commands(stage):
-    found = STAGES[stage]["cmd"]
-    return [found] if isinstance(found, str) else found
-
-
 def script(stage):
-    """The module that a stage runs last, such as stages.evaluate."""
-    return commands(stage)[-1].split()[3]
-
-
-def source(module):
-    return ROOT / (module.replace(".", "/") + ".py")
-
-
-def imported(module):
-    """The project's modules that one of them imports."""
-    found, tree = set(), ast.parse(source(module).read_text())
-    if not module.startswith("stages."):  # which are run; what stands under it in mtt/ is for other commands and is not run by a stage
-        tree.body = [node for node in tree.body if ast.unparse(getattr(node, "test", node)) != "__name__ == '__main__'"]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("mtt", "stages") and source(name).is_file()}
-
-
-def closure(module):
-    """The module and all that it imports, directly or not, less the machinery that cannot change a result."""
-    found, new = set(), {module}
-    while new:
-        found |= new
-        new = {name for known in new for name in imported(known)} - found - MACHINERY
-    return found
+    """The module that a stage runs, such as stages.evaluate; before some, stages.check is run."""
+    return [word for word in STAGES[stage]["cmd"].split() if word.startswith("stages.")][-1]
 
 
 def outs(stage):
@@ -65,18 +34,18 @@ def outs(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_name_the_import_closure_and_no_more(stage):
     code = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert code == {str(source(name).relative_to(ROOT)) for name in closure(script(stage))}
+    assert code == {str(path.relative_to(ROOT)) for path in store.code(script(stage)).values()}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_name_the_sections_that_are_read(stage):
     """Those that the script reads by name, and the one that its command line names."""
-    calls = [node for node in ast.walk(ast.parse(source(script(stage)).read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(store.source(script(stage)).read_text())) if isinstance(node, ast.Call)]
     names = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read"]
     wanted = {name.value for name in names if isinstance(name, ast.Constant)}
     if not all(isinstance(name, ast.Constant) for name in names):
         sections = yaml.safe_load((ROOT / "params.yaml").read_text())
-        wanted |= {word for word in commands(stage)[-1].split() if word in sections}
+        wanted |= {word for word in STAGES[stage]["cmd"].split() if word in sections}
     assert {name.split(".")[0] for name in STAGES[stage].get("params", [])} == wanted
     assert {name for name in STAGES[stage].get("params", []) if "." in name} == (OWN if stage == "baseline" else set())
 
@@ -91,7 +60,7 @@ def test_a_comparison_method_has_settings_of_its_own_beside_those_that_all_share
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_path_in_a_command_is_a_dep_or_an_out(stage):
     known = {*STAGES[stage]["deps"], *outs(stage)}
-    paths = [word for line in commands(stage) for word in line.split()[4:] if "/" in word or "${prepare.raw}" in word]
+    paths = [word for word in STAGES[stage]["cmd"].split() if "/" in word or "${prepare.raw}" in word]
     assert paths
     assert set(paths) <= known
 
@@ -106,7 +75,7 @@ def test_nothing_in_the_library_imports_a_stage_and_no_stage_but_check_imports_a
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if module.endswith("__init__") or module == "stages.check":
             continue
-        assert not {name for name in imported(module) if name.startswith("stages.")}, module
+        assert not {name for name in store.imported(module) if name.startswith("stages.")}, module
 
 
 def lock():

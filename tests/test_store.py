@@ -1,8 +1,12 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from mtt import store
 
@@ -24,13 +28,14 @@ def test_the_folder_depends_on_the_bytes_of_files_and_on_settings_not_on_names(w
     assert store.folder("experts", [b], {"width": 8}) != first
 
 
-def test_the_key_holds_the_code_that_decides_bytes_and_no_machinery():
-    import mtt.dsa  # noqa: F401
-    import mtt.workers  # noqa: F401
-
-    found = store.code()
-    assert "mtt.dsa" in found
-    assert not set(found) & store.MACHINERY
+@pytest.mark.slow
+def test_the_key_holds_the_code_that_a_stage_loads_and_no_machinery():
+    """Whatever else is loaded here."""
+    code = "import sys, stages.distill; print(*(name for name in sys.modules if name.split('.')[0] in ('mtt', 'stages')))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = store.code("stages.distill")
+    assert set(found) == set(loaded) - store.MACHINERY
+    assert all(path == Path(sys.modules[name].__file__) for name, path in found.items() if name in sys.modules)
 
 
 def test_the_store_lies_in_the_original_repository_where_dvc_runs_in_a_copy(work, monkeypatch):
