@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from mtt.files import write
@@ -70,6 +71,7 @@ def code(module):
     return found
 
 
+@cache
 def imported(module):
     """The project's modules that the text of one names; what stands in mtt/ under `__main__` is for other commands and no stage's."""
     found, tree = set(), ast.parse(source(module).read_text(encoding="utf-8"))

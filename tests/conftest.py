@@ -1,6 +1,7 @@
 import os
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,27 +41,37 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+@cache
+def commands():
+    """{stage: its command}, as dvc.yaml has it."""
+    return {name: stage["cmd"] for name, stage in yaml.load((ROOT / "dvc.yaml").read_text(), yaml.CSafeLoader)["stages"].items()}
+
+
+def merge(values, changes):
+    """Change nested values in place."""
+    for key, change in changes.items():
+        if isinstance(change, dict):
+            merge(values[key], change)
+        else:
+            values[key] = change
+
+
 class Run:
     """A folder with its own params.yaml, work store and data, in which stages are called."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.values = yaml.safe_load((ROOT / "recipes/default.yaml").read_text())
+        self.values = yaml.load((ROOT / "recipes/default.yaml").read_text(), yaml.CSafeLoader)
         self.set(**TINY)
 
-    def set(self, values=None, **changes):
+    def set(self, **changes):
         """Change params.yaml, section by section."""
-        values = self.values if values is None else values
-        for key, change in changes.items():
-            if isinstance(change, dict):
-                self.set(values[key], **change)
-            else:
-                values[key] = change
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.values))
+        merge(self.values, changes)
+        (self.folder / "params.yaml").write_text(yaml.dump(self.values, Dumper=yaml.CSafeDumper))
 
     def command(self, stage, architecture="ConvNet", method="random"):
         """The module and its words, by which dvc.yaml calls a stage, without the check before it."""
-        line = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["cmd"].split(" then ")[-1]
+        line = commands()[stage].split(" then ")[-1]
         known = {"prepare.raw": "raw", "distill.images": self.values["distill"]["images"]}
         for name, value in {**known, "item.method": method, "item.architecture": architecture}.items():
             line = line.replace(f"${{{name}}}", value)

@@ -63,9 +63,14 @@ class Small(Run):
 
 
 def by_pixel(pixels):
-    """A whitening that is fitted in no time; kornia's takes 20 s at 32 px (the run through DVC has it)."""
+    """A whitening that is fitted and undone in no time; kornia's takes 20 s at 32 px (the run through DVC has it)."""
     x = pixels.flatten(1)
     return whitening.Whitening(x.mean(0), (1 / (x.std(0) + 0.1)).diag())
+
+
+def by_division(fitted):
+    """The inverse of such a one."""
+    return (1 / fitted.matrix.diagonal().double()).diag()
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +92,7 @@ def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTT_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(whitening, "fit", by_pixel)
+    monkeypatch.setattr(whitening.Whitening, "inverse", property(by_division))
 
 
 def looked_at(run):
