@@ -249,10 +249,10 @@ def run(make_run, ready):
 @pytest.mark.slow
 def test_a_machine_with_too_little_memory_ends_distill_in_one_line(run):
     """A limit on addresses, which a batch of canvases does not fit in: torch's own error."""
-    run.set(distill={"validate": {"every": 0}, "start": "noise", "ipc": 400_000}, baseline={"ipc": 400_000})
-    line = error(*start(run, "distill", limit=4 << 30))
+    run.set(distill={"validate": {"every": 0}, "start": "noise", "ipc": 1_200_000}, baseline={"ipc": 1_200_000})
+    line = error(*start(run, "distill", limit=12 << 30))
     assert line.startswith("error: distill: found no memory left")
-    assert "lower distill.batch_syn from all (4000000) to 2000000" in line
+    assert "lower distill.batch_syn from all (12000000) to 6000000" in line
 
 
 @pytest.mark.slow
