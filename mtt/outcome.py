@@ -4,8 +4,6 @@ import json
 import math
 from typing import NamedTuple
 
-import pandas as pd
-
 from mtt import history, imageset, pictures, store
 from mtt.files import write
 from mtt.imageset import ImageSet
@@ -64,6 +62,8 @@ def finish(state, about, labels, folder, outs):
 
 def write_curves(state, step_size, outs):
     """Write the history in numbers."""
+    import pandas as pd  # here: every stage loads this module
+
     curve = pd.DataFrame(state.curve, columns=["iteration", "expert", "start_epoch", "loss", "step_size", "clamped", "skipped"])
     scored = pd.DataFrame(state.scores, columns=["iteration", "validation_accuracy"])
     write(outs.curves, curve.to_csv(index=False, float_format="%.6g"))

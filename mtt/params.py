@@ -153,6 +153,7 @@ def run(main):
     module = sys.modules["__main__"].__spec__ if main.__module__ == "__main__" else None
     if module:
         main = importlib.import_module(module.name).main
+    gc.enable()  # it was off while the stage was loaded
     gc.freeze()  # what is loaded stays: the collector would go through all of PyTorch, at the end for a third of what loading it takes
     stage, words = main.__module__.removeprefix("stages."), sys.argv[1:]
     if wrong := errors.wrong_words(main, words):

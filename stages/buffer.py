@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
 import torch
 from pydantic import Field
 
@@ -95,6 +94,8 @@ def rounded(path, theta, dtype):
 
 def epochs(found, segment):
     """Rows expert, epoch, accuracy (validation), length: ||theta*_t - theta*_{t+M}|| with M = `segment`, empty past the last."""
+    import pandas as pd  # here: every stage loads this module, to check, and pandas takes a quarter as long as PyTorch
+
     rows = []
     for number, expert in enumerate(found):
         pairs = ((expert[first], expert[first + segment]) for first in range(len(expert) - segment))  # of all that are read, two at a time

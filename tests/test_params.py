@@ -1,3 +1,5 @@
+import gc
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
+import stages
 from mtt import params
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +214,28 @@ def test_the_collector_of_a_stage_leaves_out_what_was_loaded_before_it_began():
     _, said = ended("import gc, sys; sys.exit(f'{gc.get_freeze_count()} {len(gc.get_objects())}')")
     frozen, left = map(int, said.split())
     assert frozen > 100 * left
+
+
+def test_the_collector_is_off_while_a_stage_loads_and_on_when_it_begins(monkeypatch):
+    found = []
+    for name, off in (("stages.check", True), ("benchmarks.cuda", False)):
+        monkeypatch.setattr(sys, "argv", ["-m"])
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", name])
+        try:
+            importlib.reload(stages)
+            assert gc.isenabled() != off
+            monkeypatch.setattr(sys, "argv", [name])
+            params.run(lambda: found.append(gc.isenabled()))
+        finally:
+            gc.enable()
+    assert found == [True, True]
+
+
+@pytest.mark.slow
+def test_what_the_check_loads_is_pytorch_and_nothing_else_that_takes_long():
+    code = "import sys, stages.check; print(*set(sys.argv[1:]) & set(sys.modules))"
+    words = [sys.executable, "-c", code, "pandas", "torchvision", "kornia", "sklearn", "matplotlib", "submitit"]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_an_error_without_words_still_says_that_it_is_one(monkeypatch):
