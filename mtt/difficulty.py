@@ -10,11 +10,11 @@ def el2n(logits, labels):
 
 
 def ranked(errors, labels):
-    """How hard each image is for its class (n,): 0 for the easiest of the class, near to 1 for the hardest."""
+    """How hard each image is for its class (n,): between 0, the easiest, and 1: the middles of as many equal parts."""
     found = torch.empty_like(errors)
     for label in labels.unique():
         own = (labels == label).nonzero().squeeze(1)
-        found[own[errors[own].argsort(stable=True)]] = torch.arange(len(own), dtype=errors.dtype) / len(own)
+        found[own[errors[own].argsort(stable=True)]] = (torch.arange(len(own), dtype=errors.dtype) + 0.5) / len(own)
     return found
 
 

@@ -76,7 +76,9 @@ def _used(stage, name, words, values):
 
 
 def _needed(values):
-    """The fewest snapshots of the buffer that the check of the parameters takes."""
+    """The fewest snapshots of the buffer with which a distillation gives the same; 0 where it asks the last of them too (DATM)."""
     distill, more = values["distill"], values["buffer"]["waypoints"]
+    if distill["labels"] == "learned" or distill["start_images"] == "right":
+        return 0
     least = distill["max_start_epoch"] + distill["expert_epochs"]
     return least if more == "none" else max(least + 1, more)

@@ -23,7 +23,7 @@ def main(*options):
         raise ValueError(f"prune: found {' '.join(options)}; wanted nothing or --dry")
     known, freed = locks(), 0
     for about in sorted(store.root().glob(f"*/*/{store.ABOUT}")):
-        entry, size = about.parent, sum(path.stat().st_size for path in about.parent.iterdir())
+        entry, size = about.parent, sum(path.stat().st_size for path in about.parent.rglob("*") if path.is_file())
         with open(entry / "lock", "a") as lock:
             why = needed(json.loads(about.read_text()), known) or in_use(lock)
             freed += 0 if why else size

@@ -5,6 +5,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -142,6 +143,8 @@ def successors(distill, line):
             yield line("distill.labels", distill.labels, "hard with distill.canvas_size > 1: experts see no canvas")
         if distill.start_images == "right":
             yield line("distill.start_images", distill.start_images, "any with distill.canvas_size > 1: experts see no canvas")
+        if distill.start == "real" and Path(distill.images).parent.name in METHODS:
+            yield line("distill.images", distill.images, "no set of a method with distill.canvas_size > 1: it has no images to tile with")
 
 
 def against(train, values):
@@ -152,11 +155,19 @@ def against(train, values):
         return
     fewest, name = min((len(train.of_class(label)), name) for label, name in enumerate(train.classes))
     distill = values["distill"]
+    if distill.loss in ("logits", "task") and train.images.is_floating_point():
+        yield f"params.yaml: distill.loss = {distill.loss!r}; wanted a set of real images for it, these were learned"
+    if distill.start == "real" and train.canvas_size not in (1, distill.canvas_size):
+        yield f"params.yaml: distill.canvas_size = {distill.canvas_size}; wanted {train.canvas_size}, as the set has it, or a set of images"
+        return
     times = distill.canvas_size // train.canvas_size
     if distill.start == "real" and (needed := distill.ipc * times**2) > fewest:
         tiled = " x distill.canvas_size^2" if times > 1 else ""
         wanted = f"at most {fewest}, the images of class {name!r}, or prepare.classes without it"
         yield f"params.yaml: distill.ipc{tiled} = {needed}; wanted {wanted}"
+    elif values["baseline"].ipc > fewest and (real := [name for name in values["baselines"] if name != "dc"]):
+        wanted = f"[dc] or none with baseline.ipc = {values['baseline'].ipc}: class {name!r} has {fewest} images"
+        yield f"params.yaml: baselines = {real}; wanted {wanted}"
     yield from too_large(distill.batch_syn, distill.ipc * len(train.classes))
 
 

@@ -150,7 +150,7 @@ def matcher(state, p, experts, net, families, labels, end):
         chunks = batches(n, n if p.batch_syn == "all" else p.batch_syn, p.syn_steps if p.batch_per == "step" else 1, draws)
         steps = [seen(b, p, families, draws) for b in chunks * (p.syn_steps // len(chunks))]
         value, dx, dalpha, *dy = match(step, theta, target, state.x, y, state.alpha, steps, end(draws), p.stop, first)
-        return value, dx * learned, dalpha, *labels.slope(state.y, *dy)
+        return value, dx * learned, dalpha, *labels.slope(state.y, *(slope * learned.view(-1, 1) for slope in dy))
 
     return matched
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def stage(name, method="distilled", architecture="ConvNet", work=None):
     for key, value in known.items():
         line = line.replace(f"${{{key}}}", str(value))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MTT_WORK": str(work or os.environ.get("MTT_WORK") or ROOT / ".work")}
-    subprocess.run([sys.executable, *line.split()[2:]], env=environment, check=True)
+    subprocess.run([sys.executable, *shlex.split(line)[2:]], env=environment, check=True)
 
 
 def score(recipe, settings, seed, folder):

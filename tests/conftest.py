@@ -1,4 +1,5 @@
 import os
+import shlex
 import shutil
 import sys
 from functools import cache
@@ -75,7 +76,7 @@ class Run:
         known = {"prepare.raw": "raw", "distill.images": self.values["distill"]["images"]}
         for name, value in {**known, "item.method": method, "item.architecture": architecture}.items():
             line = line.replace(f"${{{name}}}", value)
-        return line.removeprefix("exec python -m ").split()
+        return shlex.split(line.removeprefix("exec python -m "))
 
     def __call__(self, stage, **item):
         """Run a stage in this process, as dvc.yaml calls it."""

@@ -3,11 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 from conftest import ROOT
 
+from mtt import imageset
 from stages import check, report
 
 
@@ -58,6 +60,10 @@ def test_the_default_passes(make_run):
             "prepare.side = 128; wanted at most 64 with prepare.zca: the covariance",
         ),
         ({"prepare": {"zca": True}, "distill": {"canvas_size": 2}}, "distill.canvas_size = 2; wanted 1 with prepare.zca"),
+        (
+            {"distill": {"canvas_size": 2, "images": "data/herding/set.safetensors"}},
+            "distill.images = 'data/herding/set.safetensors'; wanted no set of a method with distill.canvas_size > 1",
+        ),
         ({"distill": {"canvas_size": 0}}, "distill.canvas_size = 0: Input should be greater than or equal to 1"),
         ({"distill": {"canvas_size": 0.5}}, "distill.canvas_size = 0.5: Input should be a valid integer"),
         ({"distill": {"canvas_samples": 2}}, "distill.canvas_samples = 2; wanted 1 with distill.canvas_size = 1"),
@@ -97,6 +103,31 @@ def test_more_images_per_class_than_there_are_is_refused_before_experts_are_trai
         check.main("data/prepared/train.safetensors")
 
 
+def test_noise_needs_no_real_images_but_the_methods_beside_it_do(make_run):
+    run = make_run()
+    run("prepare")
+    run.set(distill={"ipc": 500, "start": "noise"}, baseline={"ipc": 500}, baselines=["random", "dc"])
+    with pytest.raises(ValueError, match=r"baselines = \['random'\]; wanted \[dc\] or none with baseline.ipc = 500: class .* has \d+"):
+        check.main("data/prepared/train.safetensors")
+    run.set(baselines=["dc"], methods=["distilled", "dc"])
+    check.main("data/prepared/train.safetensors")
+
+
+def test_a_set_to_start_from_that_the_run_cannot_use_is_refused_before_it(ready):
+    found = imageset.load("data/prepared/train.safetensors")
+    replace(found, images=found.normalised()).save("learned.safetensors")
+    for loss in ("logits", "task"):
+        ready.set(distill={"loss": loss})
+        with pytest.raises(ValueError, match=f"distill.loss = '{loss}'; wanted a set of real images for it, these were learned"):
+            check.main("learned.safetensors")
+    replace(found, images=found.images.tile(1, 1, 2, 2), canvas_size=2).save("canvases.safetensors")
+    ready.set(distill={"loss": "match"})
+    with pytest.raises(ValueError, match="distill.canvas_size = 1; wanted 2, as the set has it, or a set of images"):
+        check.main("canvases.safetensors")
+    ready.set(distill={"canvas_size": 2})
+    check.main("canvases.safetensors")
+
+
 def test_stages_that_begin_work_or_end_it_check_first():
     """Those with images to start from or to compare, against what is there of each class."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -104,7 +135,7 @@ def test_stages_that_begin_work_or_end_it_check_first():
     for stage, images in {
         "prepare": "",
         "experts": f" {train}",
-        "distill": " ${distill.images}",
+        "distill": ' "${distill.images}"',
         "baseline": f" {train}",
         "report": "",
     }.items():

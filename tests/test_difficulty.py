@@ -22,7 +22,15 @@ def test_ranks_are_within_each_class_the_easiest_first():
     for label in range(4):
         own = label == LABELS
         assert torch.equal(ranks[own].argsort(), ERRORS[own].argsort())
-        assert sorted(ranks[own].tolist()) == [float(torch.tensor(place / 100)) for place in range(100)]
+        assert sorted(ranks[own].tolist()) == [float(torch.tensor((place + 0.5) / 100)) for place in range(100)]
+
+
+def test_a_class_of_few_images_loses_no_more_than_its_share():
+    """A tenth and a fifth of one to four are less than half an image; of five a fifth is one; at first each class has some."""
+    for count, late, later in [(1, 1, 1), (2, 2, 2), (4, 4, 3), (5, 5, 4), (100, 90, 80)]:
+        ranks = difficulty.ranked(torch.rand(count, generator=generator("few")), torch.zeros(count))
+        assert len(difficulty.among(ranks, 0, 20)) >= max(1, count // 2)
+        assert [len(difficulty.among(ranks, epoch, 20)) for epoch in (40, 41, 61)] == [count, late, later]
 
 
 def test_epochs_see_the_easiest_first_then_all_then_not_the_easiest():

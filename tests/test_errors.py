@@ -184,6 +184,8 @@ CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't 
         ("buffer", [], {"experts": {"epochs": 9}, "buffer": {"waypoints": 7}}, "lower buffer.snapshots from all (10) to 7"),
         ("buffer", [], {"experts": {"epochs": 9}, "buffer": {"snapshots": 9}}, "lower buffer.snapshots from 9 to 4"),
         ("buffer", [], {"buffer": {"snapshots": 4}}, "lower network.width"),
+        ("buffer", [], {"experts": {"epochs": 9}, "distill": {"start_images": "right"}}, "lower network.width"),
+        ("buffer", [], {"experts": {"epochs": 9}, "distill": {"labels": "learned"}}, "lower network.width"),
         ("prepare", [], {}, "network.width"),
     ],
 )

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -23,7 +24,7 @@ OWN = {"baseline.ipc", "baseline.seed", "baseline.${item.method}"}
 
 def script(stage):
     """The module that a stage runs, such as stages.evaluate; before some, stages.check is run."""
-    return [word for word in STAGES[stage]["cmd"].split() if word.startswith("stages.")][-1]
+    return [word for word in shlex.split(STAGES[stage]["cmd"]) if word.startswith("stages.")][-1]
 
 
 def outs(stage):
@@ -45,7 +46,7 @@ def test_params_name_the_sections_that_are_read(stage):
     wanted = {name.value for name in names if isinstance(name, ast.Constant)}
     if not all(isinstance(name, ast.Constant) for name in names):
         sections = yaml.safe_load((ROOT / "params.yaml").read_text())
-        wanted |= {word for word in STAGES[stage]["cmd"].split() if word in sections}
+        wanted |= {word for word in shlex.split(STAGES[stage]["cmd"]) if word in sections}
     assert {name.split(".")[0] for name in STAGES[stage].get("params", [])} == wanted
     assert {name for name in STAGES[stage].get("params", []) if "." in name} == (OWN if stage == "baseline" else set())
 
@@ -60,9 +61,15 @@ def test_a_comparison_method_has_settings_of_its_own_beside_those_that_all_share
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_path_in_a_command_is_a_dep_or_an_out(stage):
     known = {*STAGES[stage]["deps"], *outs(stage)}
-    paths = [word for word in STAGES[stage]["cmd"].split() if "/" in word or "${prepare.raw}" in word]
+    paths = [word for word in shlex.split(STAGES[stage]["cmd"]) if "/" in word or "${prepare.raw}" in word]
     assert paths
     assert set(paths) <= known
+
+
+def test_a_path_of_the_users_may_have_spaces():
+    for line in (stage["cmd"] for stage in STAGES.values()):
+        for name in ("${prepare.raw}", "${distill.images}"):
+            assert line.count(name) == line.count(f'"{name}"')
 
 
 def test_only_evaluate_reads_the_test_set():

@@ -90,6 +90,14 @@ def test_a_key_that_a_lock_names_alone_is_compared_within_its_section(repository
     assert [settings for settings, path in kept.items() if path.exists()] == [(0, 0.5), (1, 0.5)]
 
 
+def test_what_is_freed_is_counted_with_what_lies_in_folders(repository, capsys):
+    history = entry("old", width=4) / "history"
+    history.mkdir()
+    (history / "000001.png").write_bytes(bytes(2_000_000))
+    prune.main("--dry")
+    assert "2.0 MB would be freed" in capsys.readouterr().out
+
+
 def test_an_entry_in_use_is_kept(repository, capsys):
     used = entry("used", width=4)
     with store.held(used):

@@ -286,6 +286,11 @@ def test_of_each_class_a_share_is_learned_and_the_others_stay_as_they_start(read
     assert stays.tolist() == [[number >= wanted for number in range(4)]] * 10
 
 
+def test_labels_of_images_that_stay_as_they_start_stay_too(ready):
+    found, still = (distilled(ready, ipc=4, learned=0.5, labels="learned", lr_label=rate) for rate in (2.0, 0.0))
+    assert (found.labels == still.labels).all(1).view(10, 4).tolist() == [[False, False, True, True]] * 10
+
+
 def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready):
     ready.set(experts={"epochs": 12})
     ready("experts")
