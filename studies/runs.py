@@ -85,10 +85,11 @@ def stage(name, method="distilled", architecture="ConvNet", work=None):
 def score(recipe, settings, seed, folder):
     """Distil by this recipe, settings and seed, and give what is in COLUMNS; nothing where the loss was no longer finite."""
     seeds = {"distill.seed": seed, "baseline.seed": seed}  # the latter of images to start from
-    with inside(folder, parameters(recipe, {**settings, **seeds})):
+    values = parameters(recipe, {**settings, **seeds})
+    with inside(folder, values):
         for name in ("prepare", "experts", "buffer"):
             stage(name)
-        if (method := Path(settings.get("distill.images", "")).parent.name) in METHODS:  # of that method's images
+        if (method := Path(values["distill"]["images"]).parent.name) in METHODS:  # of that method's images
             stage("baseline", method)
         try:
             stage("distill")

@@ -317,3 +317,17 @@ def test_an_ablation_that_is_killed_or_refused_leaves_no_row(tmp_path, monkeypat
     monkeypatch.setattr(runs, "stage", killed)
     with pytest.raises(subprocess.CalledProcessError):
         runs.score("default", {}, 0, tmp_path / "run")
+
+
+def test_the_images_that_a_recipe_starts_from_are_chosen_anew_by_each_seed(tmp_path, monkeypatch):
+    called = []
+
+    def stage(*words):
+        called.append(words)
+        if words == ("distill",):
+            raise subprocess.CalledProcessError(runs.DIVERGED, "distill")
+
+    monkeypatch.setattr(runs, "stage", stage)
+    assert runs.score("digits-ipc10-best", {}, 2, tmp_path / "run") == {}
+    assert called[-2:] == [("baseline", "k_center"), ("distill",)]
+    assert yaml.safe_load((tmp_path / "run/params.yaml").read_text())["baseline"]["seed"] == 2
