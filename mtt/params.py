@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import re
 import reprlib
 import sys
 from collections import Counter
@@ -114,6 +115,10 @@ class _Loader(yaml.SafeLoader):
         return found
 
 
+# YAML 1.2's form too, which DVC reads and writes: `-S distill.lr_lr=0.00002` leaves 2e-05 in params.yaml, in YAML 1.1 a word.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
 def _place(section, value, fault):
     """The key of a pydantic fault, dotted; what pydantic adds for the types of a union is left out."""
     keys = [section]
@@ -133,7 +138,7 @@ def _what(fault):
         return ": missing"
     if fault["type"] == "extra_forbidden":
         return f" = {found!r}: unknown key"
-    hint = "; YAML reads it as a word: write 0.001 or 1.0e-3" if isinstance(found, str) and _is_number(found) else ""
+    hint = "; in quotes it is a word: write it without" if isinstance(found, str) and _is_number(found) else ""
     return f" = {found!r}: {fault['msg']}{hint}"
 
 

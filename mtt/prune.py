@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
 
 from mtt import store
 from mtt.params import read_all, run
@@ -34,11 +34,11 @@ def main(*options):
 
 
 def locks():
-    """{where: the stages of its dvc.lock} of the working tree and of every ref of git."""
+    """{where: the stages of its dvc.lock} of the working tree and of every ref of git, in the YAML 1.2 of DVC."""
     found = {"the working tree's dvc.lock": Path("dvc.lock").read_text() if Path("dvc.lock").exists() else ""}
     for ref in git("for-each-ref", "--format=%(refname)").split():
         found[ref] = git("show", f"{ref}:dvc.lock")
-    return {where: (yaml.safe_load(text) or {}).get("stages", {}) for where, text in found.items()}
+    return {where: (YAML(typ="safe").load(text) or {}).get("stages", {}) for where, text in found.items()}
 
 
 def git(*words):

@@ -29,7 +29,7 @@ def test_the_default_passes(make_run):
     [
         ({"distill": {"syn_stepz": 80}}, "distill.syn_stepz = 80: unknown key"),
         ({"distill": {"syn_steps": "many"}}, "distill.syn_steps = 'many'"),
-        ({"distill": {"lr_lr": "1e-5"}}, "write 0.001 or 1.0e-3"),
+        ({"distill": {"lr_lr": "0.1"}}, "in quotes it is a word: write it without"),
         ({"distill": {"validate": {"every": -1}}}, "distill.validate.every = -1"),
         ({"evaluate": {"networks": 0}}, "evaluate.networks = 0"),
         ({"architectures": ["ConvNet", "LeNet5"]}, "architectures.1 = 'LeNet5'"),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
+from ruamel.yaml import YAML
 
 import stages
 from mtt import params
@@ -104,17 +105,23 @@ def test_a_key_that_may_be_a_word_or_a_number_is_refused_in_one_line_by_its_own_
     assert line.startswith("toy.batch = ")
 
 
-@pytest.mark.parametrize(("changes", "key"), [({"rate": "1e-3"}, "toy.rate"), ({"rates": "[0.1, 1e-3]"}, "toy.rates.1")])
-def test_a_number_that_yaml_reads_as_a_word_comes_with_the_way_to_write_it(tmp_path, changes, key):
+@pytest.mark.parametrize("written", ["1e-3", "1E-03", "1.e-3", "1.0e-3", ".1e-2", "+1e-3", "0.001"])
+def test_a_number_is_one_in_each_form_that_dvc_takes_for_one(tmp_path, written):
+    """`-S distill.lr_lr=0.00002` leaves 2e-05 in params.yaml."""
+    assert read(tmp_path, rate=written, rates=f"[0.1, {written}]").model_dump()["rates"] == [0.1, 0.001]
+    assert YAML(typ="safe").load(f"rate: {written}") == {"rate": 0.001}
+
+
+@pytest.mark.parametrize(("changes", "key"), [({"rate": "'0.1'"}, "toy.rate"), ({"rates": "[0.1, '0.1']"}, "toy.rates.1")])
+def test_a_number_in_quotes_comes_with_the_way_to_write_it(tmp_path, changes, key):
     (line,) = refusal(tmp_path, lambda: read(tmp_path, **changes))
-    assert line.startswith(f"{key} = '1e-3': ")
-    assert "write 0.001 or 1.0e-3" in line
-    assert read(tmp_path, rate="1.0e-3").rate == 0.001
+    assert line.startswith(f"{key} = '0.1': ")
+    assert "in quotes it is a word: write it without" in line
 
 
 def test_a_word_that_is_no_number_comes_without_that_hint(tmp_path):
     (line,) = refusal(tmp_path, lambda: read(tmp_path, rate="fast"))
-    assert "write" not in line
+    assert "quotes" not in line
 
 
 def test_several_faults_give_several_lines(tmp_path):

@@ -90,6 +90,16 @@ def test_a_key_that_a_lock_names_alone_is_compared_within_its_section(repository
     assert [settings for settings, path in kept.items() if path.exists()] == [(0, 0.5), (1, 0.5)]
 
 
+def test_a_small_number_is_the_same_in_a_lock_and_in_the_store(repository):
+    """DVC writes 1e-05, in YAML 1.1 a word."""
+    path = store.root() / "distill/rate"
+    path.mkdir(parents=True)
+    (path / store.ABOUT).write_text(json.dumps({"stage": "distill", "params": {"distill": {"lr_lr": 1e-05}}, "md5": {}}))
+    Path("dvc.lock").write_text("stages: {distill: {deps: [], params: {params.yaml: {distill: {lr_lr: 1e-05}}}}}")
+    prune.main()
+    assert path.exists()
+
+
 def test_what_is_freed_is_counted_with_what_lies_in_folders(repository, capsys):
     history = entry("old", width=4) / "history"
     history.mkdir()
