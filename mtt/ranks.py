@@ -2,7 +2,7 @@
 
 $MTT_RANKS says how many the stage starts on its own host; by default one for each GPU, at most one a segment, and one on a CPU.
 Where RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set (by torchrun, or by hand on each host), it joins those instead.
-All ranks hold the same state and step it alike; rank 0 alone shows progress and writes.
+All ranks hold the same state and step it alike, so that all diverge where one does; rank 0 alone shows progress and writes.
 """
 
 import os
@@ -15,6 +15,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from mtt.params import DIVERGED
 
 PATIENCE = timedelta(days=1)  # others wait while rank 0 scores images; gloo notices one that is gone by its closed connection
 GOES_ON = "the same command goes on from the last checkpoint"
@@ -83,7 +85,7 @@ def _start(size, ending):
     ]
 
     def watch(process, rank):
-        if process.wait() and not ending.wait(5):  # gloo sees it and raises here, nccl may not
+        if process.wait() not in (0, DIVERGED) and not ending.wait(5):  # gloo sees it and raises here, nccl may not
             print(f"error: rank {rank} ended with status {process.returncode}; {GOES_ON}", file=sys.stderr, flush=True)
             os._exit(1)
 

@@ -3,13 +3,14 @@
 The numbers drawn in an iteration are made from its number, so no generator stands here.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from pydantic import Field
 
-from mtt import foreign, tensorfile
+from mtt import foreign, store, tensorfile
 from mtt.workers import made_with
 
 LEARNED = ("x", "y", "alpha")
@@ -88,6 +89,33 @@ class State:
         tensors = {name: getattr(self, name) for name in TENSORS}
         numbers = {"iteration": self.iteration, "curve": self.curve, "scores": self.scores}
         tensorfile.save(path, tensors, {"kind": "checkpoint", "made_with": made_with(self.how), **numbers})
+
+
+class Checkpoints:
+    """What a run of so many `iterations` keeps of its State in `folder` (None: nothing): a file that rolls, and one of the end.
+
+    The former is named by where the run goes, so that a shorter run of the same settings leaves a longer one's alone.
+    """
+
+    def __init__(self, folder, iterations):
+        self.folder, self.iterations, self.saved = folder, iterations, time.monotonic()
+
+    def due(self, state):
+        """Keep the state every $MTT_SAVE_EVERY seconds."""
+        if self.folder and store.due(self.saved):
+            self.now(state)
+            self.saved = time.monotonic()
+
+    def now(self, state):
+        """Keep the state, to go on from."""
+        if self.folder:
+            state.save(self.folder / f"towards-{self.iterations:06d}.safetensors")
+
+    def end(self, state):
+        """Keep the last state, in place of those on the way to it."""
+        if self.folder:
+            state.save(self.folder / f"{self.iterations:06d}.safetensors")
+            (self.folder / f"towards-{self.iterations:06d}.safetensors").unlink(missing_ok=True)
 
 
 class Checkpoint(foreign.Schema):

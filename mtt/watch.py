@@ -1,28 +1,23 @@
 """What goes on beside the algorithm while images are learned: pictures, scores, checkpoints, and a bar."""
 
-import time
 from contextlib import contextmanager
 
-from mtt import history, store
+from mtt import history
 from mtt.progress import bar
 
 
 @contextmanager
-def watching(state, iterations, every, score, look, folder):
+def watching(state, iterations, every, score, look, checkpoints):
     """Gives the function (values) that is called after each iteration with the losses of its segments.
 
     `state` is the State that the iterations change; it is scored by `score(state)` after every `every`, and seen by `look(state)`:
-    both None but in one rank, `score` also where there is none. Checkpoints go to `folder`: one that rolls, one of the end.
+    both None but in one rank, `score` also where there is none. `checkpoints` are those of the run.
     """
-    rolling, saved = folder / "rolling.safetensors", time.monotonic()
 
     def after(values):
-        nonlocal saved
         if score and state.iteration % every == 0:
             state.score(score(state))
-        if store.due(saved):
-            state.save(rolling)
-            saved = time.monotonic()
+        checkpoints.due(state)
         seen()
         best = f", validation {state.scores[-1][1]:.3f}" if state.scores else ""
         progress.set_postfix_str(f"loss {float(values.mean()):.4f}, step size {float(state.alpha):.5f}{best}", refresh=False)
@@ -38,7 +33,6 @@ def watching(state, iterations, every, score, look, folder):
             yield after
         except ArithmeticError as error:
             if type(error) is ArithmeticError:  # numbers that are no longer finite, which have changed nothing yet
-                state.save(rolling)
+                checkpoints.now(state)
             raise
-    state.save(folder / f"{iterations:06d}.safetensors")
-    rolling.unlink(missing_ok=True)
+    checkpoints.end(state)

@@ -1,7 +1,6 @@
 """Train -> the set of a comparison method, in the same file format as the distilled one (a DVC matrix over methods)."""
 
 import math
-import time
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -16,7 +15,7 @@ from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.progress import bar
 from mtt.seeds import generator
-from mtt.state import State, resume
+from mtt.state import Checkpoints, State, resume
 from mtt.training import epoch, initialise, outputs
 from stages import PARENT
 
@@ -131,7 +130,7 @@ def condense(method, p, own, data, used, train):
         if state:
             print(f"going on from iteration {state.iteration // own.outer}{warning}", flush=True)
         state = state or begin(method, p, data)
-        learn(state, method, p, own, data, used, folder)
+        learn(state, method, p, own, data, used, Checkpoints(folder, own.iterations * own.outer))
     return state.x.cpu()
 
 
@@ -142,9 +141,9 @@ def begin(method, p, data):
     return State.begin(x.to(workers.device()), y.to(workers.device()), 0.0)
 
 
-def learn(state, method, p, own, data, used, folder):
+def learn(state, method, p, own, data, used, checkpoints):
     """Change the images until own.iterations are done, each with a fresh network."""
-    device, saved, families = state.x.device, time.monotonic(), used["augmentation"]["families"] if "augmentation" in used else []
+    device, families = state.x.device, used["augmentation"]["families"] if "augmentation" in used else []
     x, fresh, net = data.on(device), convnet(data, used), convnet(data, used).to(device)
     real = [(x, data.of_class(label)) for label in range(len(data.classes))]
     match, train = partial(MATCHES[method], net), partial(train_network, net, learner(net))
@@ -157,13 +156,10 @@ def learn(state, method, p, own, data, used, folder):
             except ArithmeticError as error:
                 raise ArithmeticError(f"{method} stopped at iteration {iteration + 1}: {error}; lower baseline.{method}.lr_img") from None
             state.curve.append([iteration + 1, value])
-            if store.due(saved):
-                state.save(folder / "rolling.safetensors")
-                saved = time.monotonic()
+            checkpoints.due(state)
             progress.set_postfix_str(f"loss {value:.4f}", refresh=False)
             progress.update()
-    state.save(folder / f"{state.iteration:06d}.safetensors")
-    (folder / "rolling.safetensors").unlink(missing_ok=True)
+    checkpoints.end(state)
 
 
 def improve(state, own, match, train, real, families, draws):

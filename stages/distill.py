@@ -1,9 +1,9 @@
 """Buffer, first images, validation -> the distilled set, by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import torch
@@ -17,7 +17,7 @@ from mtt.outcome import Outs, described, finish, shoot
 from mtt.params import Augmentation, Network, Section, read, run
 from mtt.seeds import generator
 from mtt.soft_labels import answer
-from mtt.state import TENSORS, State, resume
+from mtt.state import TENSORS, Checkpoints, State, resume
 from mtt.unroll import Step, batches, distance, match
 from mtt.validation import scorer
 from mtt.watch import watching
@@ -97,8 +97,8 @@ def main(buffer, images, validation, *outs):
     folder = store.folder("distill", [Path(buffer, "index.json"), *used], settings)
     net = convnet(network, experts.index)
     how = {"compiled": repays(p, net, experts.index), "ranks": size}
-    with ranks.joined(size) as rank, store.held(folder) if rank == 0 else TemporaryDirectory() as folder:
-        state, warning = resume(Path(folder), p.iterations, device(), how)  # other ranks find nothing and get the state of rank 0
+    with ranks.joined(size) as rank, store.held(folder) if rank == 0 else nullcontext() as folder:
+        state, warning = resume(folder, p.iterations, device(), how) if rank == 0 else (None, "")  # others get the state of rank 0
         if state:
             print(f"going on from iteration {state.iteration}{warning}", flush=True)
         net = net.to(device())
@@ -108,7 +108,7 @@ def main(buffer, images, validation, *outs):
         score = scoring(p, net, families, labels, validation, how) if p.scoring.every and rank == 0 else None
         matched = matcher(state, p, experts, net, families, labels, objective(p, net, images))
         look = partial(shoot, about, Path(folder, "history")) if rank == 0 else None
-        with watching(state, p.iterations, p.scoring.every, score, look, Path(folder)) as after:
+        with watching(state, p.iterations, p.scoring.every, score, look, Checkpoints(folder, p.iterations)) as after:
             learn(state, p, experts, matched, after)
         if rank == 0:
             finish(state, about, labels, Path(folder, "history"), Outs(*outs))
@@ -182,7 +182,8 @@ def run_away(iteration, segments, values, alpha, error):
     """The error that stops a run whose numbers are no longer finite, before they change anything."""
     starts, loss = ", ".join(str(start) for _, start, _ in segments), ", ".join(map(str, values.tolist()))
     found = f"distill stopped at iteration {iteration + 1}, start epoch {starts}: loss {loss}, step size {float(alpha)}: {error}"
-    return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr; the last good checkpoint is kept")
+    before = f", or keep what was good with distill.iterations = {iteration}" if iteration else ""
+    return ArithmeticError(f"{found}; lower distill.lr_img or distill.lr_lr and begin anew{before}")
 
 
 def checked(p, experts, network, families, images, validation):

@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 
 from mtt import ranks
+from mtt.params import DIVERGED
 
 
 def test_alone_the_average_is_the_mean_and_every_value_is_given():
@@ -43,7 +44,7 @@ def test_the_environment_says_how_many(monkeypatch):
 
 
 SCRIPT = """
-import os, sys, torch
+import os, sys, time, torch
 from mtt import ranks
 from mtt.params import run
 
@@ -55,6 +56,9 @@ def main(rank_that_fails=None):
         assert (number, state[0].tolist(), values.tolist(), mean.tolist()) == (7, [0, 0], [1, 2, 3, 6], [3, 30]), (rank, values, mean)
         if str(rank) == rank_that_fails:
             raise ValueError(f"rank {rank} has its own fault")
+        if rank_that_fails == "all":
+            time.sleep(0 if rank else 6)  # as long as rank 0 may take to save
+            raise ArithmeticError("the loss is not finite")
         ranks.average(lambda task: (torch.tensor(0.0),), [0, 1, 2])
         os.write(2, f"done {rank}\\n".encode())
 
@@ -84,3 +88,10 @@ def test_a_rank_that_fails_ends_the_run_and_its_own_error_is_said(tmp_path, rank
     assert f"error: rank {rank} has its own fault\n" in found.stderr
     assert "Traceback" not in found.stderr
     assert rank == "0" or "the same command goes on from the last checkpoint" in found.stderr
+
+
+@pytest.mark.slow
+def test_ranks_that_diverge_leave_rank_0_the_time_to_save_and_its_status(tmp_path):
+    found = shared(tmp_path, "all")
+    assert found.returncode == DIVERGED, found.stderr
+    assert "goes on from" not in found.stderr

@@ -351,11 +351,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     with pytest.raises(ArithmeticError, match=r"stopped at iteration \d+, start epoch [01]: loss \S+, step size \S+: .* finite") as error:
         ready("distill")
     stopped = int(str(error.value).split("iteration ")[1].split(",")[0])
-    (kept,) = ready.folder.glob("work/distill/*/rolling.safetensors")
+    (kept,) = ready.folder.glob("work/distill/*/towards-*.safetensors")
     tensors, header = tensorfile.load(kept, "checkpoint")
     assert header["iteration"] == stopped - 1
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert not list(ready.folder.glob("data/distilled/*"))
+    assert str(error.value).endswith(f"or keep what was good with distill.iterations = {stopped - 1}")
+    ready.set(distill={"iterations": stopped - 1})
+    ready("distill")
+    assert torch.equal(imageset.load("data/distilled/last.safetensors").images, tensors["average"])
 
 
 def test_two_ranks_give_the_images_of_one(ready):
@@ -388,14 +392,14 @@ def test_ranks_of_several_hosts_join_by_their_environment(ready):
 def test_one_rank_that_is_killed_ends_the_run_and_the_same_command_goes_on(ready):
     ready.set(distill={"segments": 2, "iterations": 100000, "validate": {"every": 0}})
     process = start(ready, "distill", MTT_RANKS="2")
-    wait_for(lambda: list(ready.folder.glob("work/distill/*/rolling.safetensors")), process)
+    wait_for(lambda: list(ready.folder.glob("work/distill/*/towards-*.safetensors")), process)
     (other,) = [child for child in psutil.Process(process.pid).children() if "stages.distill" in child.cmdline()]
     other.kill()
     output = process.communicate(timeout=60)[0]
     assert process.returncode != 0
     assert "goes on from the last checkpoint" in output
     assert "Traceback" not in output
-    (kept,) = ready.folder.glob("work/distill/*/rolling.safetensors")
+    (kept,) = ready.folder.glob("work/distill/*/towards-*.safetensors")
     done = tensorfile.load(kept, "checkpoint")[1]["iteration"]
     ready.set(distill={"iterations": done + 2})
     assert f"going on from iteration {done}" in finished(start(ready, "distill", MTT_RANKS="2"))
