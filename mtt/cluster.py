@@ -19,9 +19,8 @@ from mtt import slurm, store, workers
 from mtt.job import do, reported
 from mtt.progress import bar, say
 
-ARRAY = 1000  # jobs submitted as one array: Slurm takes 1001 by default
-TRIES = 5  # jobs of a task in a row that came no further than those before
-LOOK, ASK = 1, 5  # seconds between looks for results, and between questions to Slurm
+TRIES = 5  # jobs of a task in a row that came no further than those before; refusals of sbatch in a row, with no job left
+LOOK, ASK, AGAIN = 1, 5, 30  # seconds between looks for results, between questions to Slurm, and from a refusal to the next try
 LATE = 30  # seconds in which a shared file system shows the result of a job that is over
 
 
@@ -115,6 +114,9 @@ class Queue:
     running: list = field(default_factory=list)
     states: dict = field(default_factory=dict)  # None while Slurm does not answer
     asked: float = 0
+    begun: bool = False  # whether any was submitted
+    refused: int = 0  # submissions in a row
+    later: float = 0  # until when none is tried
 
     def ask(self):
         """Ask Slurm for the jobs' states, where that was not just done."""
@@ -137,13 +139,26 @@ class Queue:
                 self.waiting.append(work)
 
     def fill(self):
-        """Submit as many as may be in the queue; none while Slurm does not answer."""
-        works = self.waiting[: max(0, min(self.most - len(self.running), ARRAY))]
-        if works and self.states is not None:
-            for work, found in zip(works, self.submit([w.task for w in works], [w.report for w in works]), strict=True):
-                work.job = found
-            self.running += works
-            del self.waiting[: len(works)]
+        """Submit as many as may be in the queue; none while Slurm does not answer.
+
+        Where sbatch refuses, jobs that are there go on, and it is tried again: a controller starts anew, a limit is reached.
+        Raises OSError where it refuses the first ones, or several times with none left.
+        """
+        works = self.waiting[: max(0, min(self.most - len(self.running), slurm.ARRAY))]
+        if not works or self.states is None or time.monotonic() < self.later:
+            return
+        try:
+            jobs = self.submit([work.task for work in works], [work.report for work in works])
+        except OSError as error:
+            self.refused, self.later = self.refused + 1, time.monotonic() + AGAIN
+            if not self.running and (not self.begun or self.refused >= TRIES):
+                raise
+            say(f"{error}; submitted again in {AGAIN} s")
+            return
+        for work, job in zip(works, jobs, strict=True):
+            work.job = job
+        self.running, self.begun, self.refused = self.running + works, True, 0
+        del self.waiting[: len(works)]
 
     def show(self, progress, works):
         """Move the bar to where the jobs are."""

@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from mtt import workers
+
 # What a step costs without compiling at the least, in seconds, and the work done in a second, in floating-point operations:
 # measured on two cores; on an H200 the rate alone, by ten experts as one, its overhead is a guess. Of 150 iterations of a
 # distillation that took it 75 s they say 53.
@@ -70,7 +72,7 @@ def work(network, shape):
 def works():
     """Whether something compiles here; says why not in one line, once."""
     try:
-        torch.compile(lambda x: x.sin() + 1)(torch.ones(64, device=kind()))
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(64, device=workers.device()))
     except Exception as error:  # whatever a missing or broken compiler raises
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         print(f"warning: torch.compile does not work here, going on without, slower: {reason.strip()}", file=sys.stderr, flush=True)

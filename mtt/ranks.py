@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from mtt.params import DIVERGED
+from mtt.workers import settle
 
 PATIENCE = timedelta(days=1)  # others wait while rank 0 scores images; gloo notices one that is gone by its closed connection
 GOES_ON = "the same command goes on from the last checkpoint"
@@ -43,6 +44,7 @@ def joined(size):
         return
     ending = threading.Event()
     started = [] if "RANK" in os.environ else _start(size, ending)
+    settle()
     try:
         with _others():
             dist.init_process_group("nccl" if _own_gpus(size) else "gloo", rank=int(os.environ["RANK"]), world_size=size, timeout=PATIENCE)

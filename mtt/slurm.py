@@ -21,7 +21,8 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
-OURS = ("array", "error", "job-name", "no-requeue", "output", "requeue")  # options of sbatch that are not the user's
+ARRAY = 1000  # jobs submitted as one array: Slurm takes 1001 by default
+OURS = ("array", "clusters", "error", "job-name", "no-requeue", "output", "requeue", "wait")  # options of sbatch that are not the user's
 
 THEIRS = (  # variables of a job that this stage is itself a part of, and those by which sbatch would take options that are ours
     "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "LOCAL_RANK",
@@ -51,7 +52,13 @@ def executor(folder, name, words):
     setup = [f"cd {shlex.quote(os.getcwd())}", *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
     found = submitit.SlurmExecutor(folder)
     found.update_parameters(
-        job_name=name, time=None, wckey=None, use_srun=False, setup=setup, additional_parameters={"no-requeue": True, **words}
+        job_name=name,
+        time=None,
+        wckey=None,
+        use_srun=False,
+        setup=setup,
+        array_parallelism=ARRAY,  # all of it side by side: how many there are is for the stage to say
+        additional_parameters={"no-requeue": True, **words},
     )
     return found
 

@@ -115,7 +115,8 @@ def held(path):
             print("another run is at the same work; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         for left in Path(path).glob("*.tmp"):  # of a run that was killed while it wrote
-            left.unlink()
+            if not left.name.startswith(ABOUT):  # which another run may be writing: it is written before the folder is held
+                left.unlink()
         yield path
 
 

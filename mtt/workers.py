@@ -33,6 +33,12 @@ def device():
     return torch.device("cuda", number % torch.cuda.device_count())
 
 
+def settle():
+    """Make this process's GPU CUDA's current one, or each process would open a context on the first one too; nccl asks for it."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+
+
 def on_slurm():
     """Whether workers are jobs of Slurm. Raises ValueError where $MTT_EXECUTOR is something else again."""
     found = os.environ.get("MTT_EXECUTOR") or ""
@@ -202,6 +208,7 @@ def begin(queue):
     _ticks = queue
     torch.set_num_threads(1)
     keep_memory()
+    settle()
 
 
 def call(function, task, before):

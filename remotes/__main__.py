@@ -19,7 +19,7 @@ def push(remote):
     """Send what dvc.lock names to `remote`. Raises ValueError unless all of it is there afterwards."""
     if remote in ("", "published"):
         raise ValueError(f"remote: found {remote or 'none'}; wanted one of your own: dvc remote add -d NAME URL ({HOW})")
-    code = watched("push", remote)
+    code = watched(remote, "push")
     if lacking := status("--granular", "--not-in-remote", "--remote", remote).get("not_in_remote"):
         raise ValueError(f"{remote}: found no {listed(lacking)}; wanted all that dvc.lock names ({HOW}, Faults)")
     if code:
@@ -28,10 +28,9 @@ def push(remote):
 
 def pull(remote):
     """Bring what dvc.lock names from `remote`. Raises ValueError, naming what did not come whole; the rest has come."""
-    if watched("pull", remote):
-        ask(remote)
+    if watched(remote, "pull"):
         for out in unlike():  # one by one: DVC brings nothing where one listing is harmed
-            subprocess.run(["dvc", "pull", "--quiet", "--remote", remote, out], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            watched(remote, "pull", "--quiet", out, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if lacking := unlike("--granular"):
         raise ValueError(f"{remote}: found no whole {listed(lacking)}; wanted the bytes that dvc.lock names ({HOW}, Faults)")
 
@@ -58,13 +57,16 @@ def listed(paths):
     return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
-def watched(verb, remote):
-    """Run `dvc VERB`; gives its exit status. Raises ValueError, and ends it, where the remote does not answer."""
+def watched(remote, *words, **streams):
+    """Run `dvc WORDS`; gives its exit status. Raises ValueError, and ends it, where the remote does not answer two times in a row."""
     ask(remote)
-    with subprocess.Popen(["dvc", verb, "--remote", remote]) as process:
+    with subprocess.Popen(["dvc", *words, "--remote", remote], **streams) as process:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(timeout=PATIENCE)
+            with suppress(ValueError):  # a push of hours is not ended for one answer
+                ask(remote)
+                continue
             try:
                 ask(remote)
             except ValueError:

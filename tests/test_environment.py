@@ -132,6 +132,18 @@ def test_a_device_of_apples_is_never_chosen(monkeypatch):
     assert workers.made_with({})["device"] == "cpu"
 
 
+@pytest.mark.parametrize(("rank", "wanted"), [("0", 0), ("1", 1), ("3", 1)])
+def test_each_process_makes_its_own_gpu_the_current_one(monkeypatch, rank, wanted):
+    """Of two."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    workers.settle()
+    assert chosen == [torch.device("cuda", wanted)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seen", ["", "0"])
 def test_one_variable_chooses_between_cpu_and_gpu(seen):

@@ -180,7 +180,7 @@ def test_a_dead_server_is_said_in_one_line_and_keeps_nobody_waiting(lab):
         ports = {"gone": free_port(), **{name: line.port for name, line in lines.items()}}
         started = [dying(lab, name, port) for name, port in ports.items()]
         for process in started:
-            output = ended(process, fails=True, seconds=74)
+            output = ended(process, fails=True, seconds=94)
             assert re.search(r"^error: lab: found no answer (in 20 s|but .)", output, re.M), output
         assert all(line.silent.is_set() for line in lines.values())
 

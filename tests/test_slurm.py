@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import submitit
 import torch
 from conftest import ROOT, Run
 
@@ -139,6 +140,42 @@ def test_what_sbatch_refuses_is_said_in_its_words(jobs, monkeypatch):
     monkeypatch.setenv("MTT_SLURM", "--partition=nowhere")
     with pytest.raises(OSError, match="^sbatch refused the jobs: .*[Ii]nvalid partition.*nowhere"), workers.pool(1) as each:
         each([square], [0], "squares", 3)
+
+
+def refusing(monkeypatch, *calls):
+    """sbatch refuses these calls, counted from 0."""
+    submit, counted = slurm.submit, iter(range(100))
+
+    def either(*arguments):
+        if next(counted) in calls:
+            raise OSError("sbatch refused the jobs: Socket timed out")
+        return submit(*arguments)
+
+    monkeypatch.setattr(slurm, "submit", either)
+    monkeypatch.setattr(cluster, "AGAIN", 0.1)
+
+
+def test_a_refusal_after_the_first_jobs_ends_nothing(jobs, monkeypatch, capfd):
+    """Two tasks, one job at a time."""
+    monkeypatch.setenv("MTT_WORKERS", "1")
+    refusing(monkeypatch, 1, 2)
+    with workers.pool(2) as each:
+        assert each([square], [5, 6], "squares", 3) == {5: 25, 6: 36}
+    assert capfd.readouterr().err.count("sbatch refused the jobs: Socket timed out; submitted again in 0.1 s") == 2
+
+
+def test_refusals_with_no_job_left_end_the_run_after_a_few(jobs, monkeypatch):
+    monkeypatch.setenv("MTT_WORKERS", "1")
+    refusing(monkeypatch, *range(1, 100))
+    with pytest.raises(OSError, match="Socket timed out"), workers.pool(2) as each:
+        each([square], [5, 6], "squares", 3)
+
+
+def test_an_array_runs_all_of_its_jobs_at_once(tmp_path):
+    """submitit's own limit is 256."""
+    parameters = slurm.executor(tmp_path, "name", {}).parameters
+    text = submitit.slurm.slurm._make_sbatch_string(command="true", folder=tmp_path, map_count=slurm.ARRAY, **parameters)
+    assert re.search(r"^#SBATCH --array=0-999%1000$", text, re.M)
 
 
 def test_a_slurm_that_does_not_answer_for_a_while_is_waited_for(jobs, monkeypatch, capfd):
@@ -368,7 +405,13 @@ def test_a_job_ends_where_nothing_changes_the_sign_of_life_and_not_before(tmp_pa
 def test_options_are_words_of_sbatch(monkeypatch):
     monkeypatch.setenv("MTT_SLURM", "--partition=gpu --exclusive --comment='a word'")
     assert slurm.options() == {"partition": "gpu", "exclusive": True, "comment": "a word"}
-    for words, wrong in {"-p gpu": "-p", "--array=1-3": "--array=1-3", "--time 60": "60"}.items():
+    for words, wrong in {
+        "-p gpu": "-p",
+        "--array=1-3": "--array=1-3",
+        "--clusters=a": "--clusters=a",
+        "--wait": "--wait",
+        "--time 60": "60",
+    }.items():
         monkeypatch.setenv("MTT_SLURM", words)
         with pytest.raises(ValueError, match=f"^MTT_SLURM: found {wrong}; wanted options of sbatch as --name=value"):
             slurm.options()

@@ -44,6 +44,16 @@ def test_the_store_lies_in_the_original_repository_where_dvc_runs_in_a_copy(work
     assert store.folder("experts", [], {}).parents[1] == work / "original" / ".work"
 
 
+def test_what_another_run_writes_of_an_entry_before_it_holds_it_is_left_to_it(work):
+    path = store.folder("experts", [], {})
+    writing, left = path / f"{store.ABOUT}.1.tmp", path / "0000.safetensors.1.tmp"
+    writing.touch()
+    left.touch()
+    with store.held(path):
+        assert writing.exists()
+        assert not left.exists()
+
+
 def test_a_linked_file_is_the_same_file_and_replaces_an_older_one(work):
     (work / "a").write_text("new")
     (work / "b").write_text("old")
