@@ -124,7 +124,8 @@ def reading(folder, file):
         ours=partial(measured, "buffers", "read_ours", folder),
     )
     plain, ours = [median(results[way][1:], "seconds") for way in ("plain", "ours")]
-    case, path = f"without verifying its digests, {EXPERTS} experts x {SNAPSHOTS} snapshots, width {WIDTH}", folder / "0003.safetensors"
+    case = f"a process's first segment, without verifying its digests, {EXPERTS} experts x {SNAPSHOTS} snapshots, width {WIDTH}"
+    path = folder / "0003.safetensors"
     forget(path)
     left = resident(path)
     measured("buffers", "read_ours", folder)

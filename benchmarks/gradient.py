@@ -18,8 +18,11 @@ GAP = 5e-6  # float32 is some 1e-6 off at the inputs of the last ReLU, which are
 
 
 def relative(found, wanted):
-    """The error's norm over the norm of what is wanted."""
-    return float((found - wanted).norm() / wanted.norm())
+    """The error's norm over the norm of what is wanted. Raises ArithmeticError where it is no number, of which max() makes nothing."""
+    error = (found - wanted).norm() / wanted.norm()
+    if not error.isfinite():
+        raise ArithmeticError(f"found an error of {float(error)}; wanted numbers that are finite")
+    return float(error)
 
 
 def exact(compiled=0):

@@ -90,9 +90,12 @@ def markdown(records):
 
 
 def store(script, rows):
-    """Write the rows of a script to its JSON file."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{script}.json").write_text(json.dumps([row.record() for row in rows], indent=1) + "\n")
+    """Write the rows of a script to its JSON file; of what could not be measured here (no GPU) what stands there stays."""
+    path = RESULTS / f"{script}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = {(row["name"], row["case"]): row for row in json.loads(path.read_text())} if path.exists() else {}
+    kept = [before.get((row.name, row.case)) if row.value is None and row.note != FAILED else None for row in rows]
+    path.write_text(json.dumps([old or row.record() for old, row in zip(kept, rows, strict=True)], indent=1) + "\n")
 
 
 def status(rows):

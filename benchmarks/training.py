@@ -14,8 +14,13 @@ from mtt.training import epoch
 RATE = 0.01
 
 
-def plain_way(width, images, batch, epochs, momentum, decay):
-    """Seconds of a step of the plain way, with the default number of threads; momentum and weight decay in units of 1e-4."""
+def plain_way(width, images, batch, epochs, momentum, decay, keep=0):
+    """Seconds of a step of the plain way, with the default number of threads; momentum and weight decay in units of 1e-4.
+
+    With `keep` freed memory is kept, as in our workers.
+    """
+    if keep:
+        workers.keep_memory()
     net, x, y, draws = problems.training(images, width, 1, 28)
     optimizer = torch.optim.SGD(net.parameters(), RATE, momentum / 1e4, weight_decay=decay / 1e4)
     train = partial(plain.train, net, batch=batch, optimizer=optimizer, families=problems.ALL, generator=draws)
@@ -54,17 +59,20 @@ def side_by_side(count, *settings, compiled=1, **environment):
     return {"seconds": span / found[0]["steps"], "first": max(one["first"] for one in found)}
 
 
-def compare(count, *settings):
-    """Seconds of a step: of the plain way, of ours while `count` workers do one each, and of the bare convolutions; medians over rounds."""
+def compare(count, *settings, compiled=1):
+    """Seconds of a step: of the plain way, of ours while `count` workers do one each, of the bare convolutions, and of the plain way
+    where it keeps its memory as ours does; medians over rounds.
+    """
     width, images, batch, *_ = settings
-    side_by_side(count, *settings)  # so that every round finds its kernels compiled
+    side_by_side(count, *settings, compiled=compiled)  # so that every round finds its kernels compiled
     found = harness.in_turn(
         harness.ROUNDS,
         plain=partial(harness.measured, "training", "plain", *settings),
-        ours=partial(side_by_side, count, *settings),
+        ours=partial(side_by_side, count, *settings, compiled=compiled),
         bare=partial(harness.measured, "bare", "convolutions", min(images, batch), width, 1, 28, "cpu", 0),
+        kept=partial(harness.measured, "training", "plain", *settings, 1),
     )
-    return [harness.median(found[way], "seconds") for way in ("plain", "ours", "bare")]
+    return [harness.median(found[way], "seconds") for way in ("plain", "ours", "bare", "kept")]
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ RATE = {"cpu": 80e9, "cuda": 15e12}
 REPAID = {"cpu": 4.2, "cuda": 2}
 
 
-def repays(network, shape, steps, images, cost=1):
+def repays(network, shape, steps, images, cost=1, sharing=None):
     """Whether to compile a run of `steps` steps on `images` images (C, H, W) = `shape` each; False where it cannot be done.
 
+    Where the steps are shared out over `sharing` workers, each of them compiles, for its own share.
     Compiling takes about a second for each tensor of parameters, `cost` times as long for a pullback or several functions, and saves about
     a third on a CPU, where it repays above some four times that, and on a GPU more than two thirds (RESULTS.md).
     """
-    long = eager_seconds(network, shape, steps, images) > REPAID[kind()] * cost * len(list(network.parameters()))
+    long = eager_seconds(network, shape, steps, images, sharing) > REPAID[kind()] * cost * len(list(network.parameters()))
     asked = os.environ.get("MTT_COMPILE") or str(int(long))
     if asked not in ("0", "1"):
         raise ValueError(f"MTT_COMPILE: found {asked}; wanted 0 (never), 1 (always) or nothing (where a run is long)")
@@ -41,9 +42,10 @@ def kind():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def eager_seconds(network, shape, steps, images):
-    """What the run would take without, roughly: a step of training has 3 times a forward pass's work."""
-    return steps * (3 * images * work(network, shape) / RATE[kind()] + OVERHEAD[kind()])
+def eager_seconds(network, shape, steps, images, sharing=None):
+    """What the run would take without, roughly: a step of training has 3 times a forward pass's work. A worker has one thread of two."""
+    rate = RATE[kind()] / (2 if sharing and kind() == "cpu" else 1)
+    return steps / (sharing or 1) * (3 * images * work(network, shape) / rate + OVERHEAD[kind()])
 
 
 def work(network, shape):

@@ -52,6 +52,11 @@ def count():
     return number("MTT_WORKERS", 1 if on_slurm() else torch.cuda.device_count() or cores())
 
 
+def sharing(tasks):
+    """How many processes share so many tasks: the workers, or on Slurm a job for each."""
+    return tasks if on_slurm() else max(1, min(count(), tasks))
+
+
 def cores():
     """How many this process may use; macOS does not say, and all are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -125,7 +130,7 @@ def pool(most):
         from mtt import cluster  # here: it loads submitit, and it is made of this module
 
         return cluster.pool(most)
-    size = max(1, min(count(), most))
+    size = sharing(most)
     return _here() if size == 1 else _processes(size)
 
 

@@ -59,7 +59,7 @@ def main(method, architecture, section, images, validation, test, out, plain=Non
     net, trainings, seeds = build(images, architecture, network), len(rates) + p.networks, workers.groups(range(p.networks))
     seen = small.canvas_samples * min(p.batch, len(small.images))
     sizes = {1, *map(len, seeds)}  # of groups: each is compiled for itself
-    compiled = compiling.repays(net, small.shape, trainings * steps, seen, cost=len(sizes))
+    compiled = compiling.repays(net, small.shape, trainings * steps, seen, cost=len(sizes), sharing=workers.sharing(trainings))
     turns = [partial(train_half, half, images, validation, test, architecture, network, augmentation, p, compiled) for half in (0, 1)]
 
     label = f"{method} {architecture}{' plain' if plain else ''}"

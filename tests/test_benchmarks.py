@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from benchmarks import __main__ as command
-from benchmarks import cuda, harness, plain, problems, scale, small
+from benchmarks import cuda, gradient, harness, plain, problems, scale, small
 from benchmarks.growth import line
 from benchmarks.harness import Row
 from mtt.functional import as_function
@@ -72,6 +72,22 @@ def test_the_exit_status_is_one_where_a_must_is_missed(values, status, monkeypat
     assert command.main(["cuda"]) == status
     assert [row["value"] for row in json.loads((tmp_path / "cuda.json").read_text())] == values
     assert ("NO" in capsys.readouterr().out) == bool(status)
+
+
+def test_what_was_measured_elsewhere_stays_where_it_cannot_be_measured_here_and_not_where_it_failed(monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    for values, wanted in (([0.5, 0.6], [0.5, 0.6]), ([None, 0.7], [0.5, 0.7])):
+        harness.store("cuda", [Row("row", str(number), value, 1.0, note="no GPU here") for number, value in enumerate(values)])
+        assert [row["value"] for row in json.loads((tmp_path / "cuda.json").read_text())] == wanted
+    harness.store("cuda", [Row("row", "0", None, 1.0, note=harness.FAILED), Row("row", "new", None, 1.0)])
+    assert [row["value"] for row in json.loads((tmp_path / "cuda.json").read_text())] == [None, None]
+
+
+def test_an_error_that_is_no_number_is_none_that_a_must_could_be_held_to():
+    """max(1e-16, nan) is 1e-16."""
+    with pytest.raises(ArithmeticError, match="found an error of nan"):
+        gradient.relative(torch.tensor([float("nan")]), torch.ones(1))
+    assert gradient.relative(torch.tensor([1.5]), torch.ones(1)) == 0.5
 
 
 def test_the_table_shows_on_which_side_of_its_must_a_row_is_to_be():

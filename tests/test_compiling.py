@@ -71,6 +71,17 @@ def test_long_runs_are_compiled_short_ones_are_not_and_the_environment_overrules
         compiling.repays(net(), (1, 28, 28), 10, 256)
 
 
+def test_each_worker_compiles_for_its_own_share_of_the_steps(monkeypatch):
+    """And has one thread of the two that the rate is of: twice as long for twice the work, half the steps."""
+    monkeypatch.setattr(compiling, "works", lambda: True)
+    monkeypatch.delenv("MTT_COMPILE", raising=False)
+    assert compiling.repays(net(), (1, 28, 28), 10_000, 10)
+    assert compiling.repays(net(), (1, 28, 28), 10_000, 10, sharing=2)
+    assert not compiling.repays(net(), (1, 28, 28), 10_000, 10, sharing=16)
+    alone, shared = [compiling.eager_seconds(net(), (1, 28, 28), 1000, 10, sharing) for sharing in (None, 2)]
+    assert alone - shared == pytest.approx(500 * compiling.OVERHEAD["cpu"])
+
+
 def test_the_default_is_too_short_to_be_compiled(monkeypatch, tmp_path):
     """Its experts, its distillation and its evaluations, as the stages ask; the recipe of an hour is long enough."""
     monkeypatch.delenv("MTT_COMPILE", raising=False)

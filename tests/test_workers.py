@@ -120,3 +120,11 @@ def test_a_process_whose_parent_was_gone_before_it_looked_ends_too():
     """As where dvc or a stage is killed while its child still imports torch: the child is somebody else's by then."""
     watching = "from mtt.workers import end_with_parent; import time; end_with_parent(2**22 + 1, 0.1); time.sleep(60)"
     assert subprocess.run([sys.executable, "-c", watching], timeout=30).returncode == 1
+
+
+def test_tasks_are_shared_by_the_workers_that_there_are_and_on_slurm_by_a_job_each(monkeypatch):
+    monkeypatch.delenv("MTT_EXECUTOR", raising=False)
+    monkeypatch.setenv("MTT_WORKERS", "4")
+    assert [workers.sharing(tasks) for tasks in (0, 3, 9)] == [1, 3, 4]
+    monkeypatch.setenv("MTT_EXECUTOR", "slurm")
+    assert workers.sharing(9) == 9
