@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: help repro test check parameters report bench growth ablations comparison successors choosing truncation recipe prune push pull publish
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/' | column -t -s:
+	@sed -nE 's/^([a-z]+):.*## *(.*)/\1\t\2/p' Makefile | column -t -s $$'\t'
 
 repro: .venv/runtime  ## run the pipeline on params.yaml, as `dvc repro`
 	dvc repro
@@ -17,40 +17,40 @@ test: .venv/development  ## lint and every test
 check: .venv/runtime  ## check params.yaml
 	python -m stages.check
 
-report: .venv/runtime  ## one HTML page of the run, with everything in it: report.html
+report: .venv/runtime  ## make report.html, one page of the run with everything in it
 	python -m report
 
-bench: .venv/runtime  ## measure this project beside the plain way, all of it or NAME="unroll buffers": results/benchmarks/
+bench: .venv/runtime  ## measure time and memory beside the plain way, or NAME="unroll buffers" alone
 	python -m benchmarks $(NAME)
 
-growth: .venv/development  ## measure how the cost of an iteration grows: results/benchmarks/growth.*
+growth: .venv/development  ## measure how the cost of an iteration grows
 	python -m benchmarks.growth
 
-ablations: .venv/runtime  ## run what docs/ablations.md has no row of yet, all of it or NAME="range start"
+ablations: .venv/runtime  ## run what docs/ablations.md lacks, or NAME="range start" alone
 	python -m studies.ablations $(NAME) $(if $(NAME),,&& python -m studies.probes)
 
-comparison: .venv/runtime  ## the same of the comparison with other methods (RESULTS.md): results/comparison.csv
+comparison: .venv/runtime  ## run what the comparison of methods in RESULTS.md lacks
 	python -m studies.comparison $(NAME) $(if $(NAME),,&& python -m studies.coverage)
 
-successors: .venv/runtime  ## the same of the ideas since the paper (docs/successors.md): results/successors.csv
+successors: .venv/runtime  ## run what docs/successors.md lacks, or NAME="digits, 1" alone
 	python -m studies.successors $(if $(NAME),"$(NAME)")
 
-choosing: .venv/development  ## the same of good runs and bad ones (docs/choosing.md), all of them or NAME="good": a table and a plot
+choosing: .venv/development  ## run what docs/choosing.md lacks, or NAME="good" alone
 	python -m studies.choosing $(if $(NAME),"$(NAME)")
 
-truncation: .venv/development  ## how wrong the truncated gradient is (docs/successors.md): a table and a plot
+truncation: .venv/development  ## measure how wrong the truncated gradient is, for docs/successors.md
 	python -m studies.truncation
 
-parameters: .venv/runtime  ## write docs/parameters.md anew, from the schemas, the default and the recipes
+parameters: .venv/runtime  ## write docs/parameters.md anew
 	python -m docs
 
-recipe: .venv/runtime  ## NAME=fashion-mnist-ipc1: make params.yaml from recipes/NAME.yaml and show what changed
+recipe: .venv/runtime  ## make params.yaml from recipes/NAME.yaml and show what changed
 	python -m recipes $(NAME) && git --no-pager diff --stat -p -- params.yaml
 
-prune: .venv/runtime  ## remove what .work keeps and no lock file of any branch needs; DRY=1: only list it
+prune: .venv/runtime  ## remove what .work keeps and no lock file of any branch needs, or with DRY=1 list it
 	python -m mtt.prune $(if $(DRY),--dry)
 
-push: .venv/runtime  ## send what dvc.lock names to your remote, or to REMOTE=name, and look that all of it is there: docs/remotes.md
+push: .venv/runtime  ## send what dvc.lock names to your remote or REMOTE=name, and look that all is there
 	python -m remotes push $(REMOTE)
 
 pull: .venv/runtime  ## bring it from there, and name what did not come whole

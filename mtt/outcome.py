@@ -51,6 +51,9 @@ def finish(state, about, labels, folder, outs):
     final.save(outs.last)
     if all(skipped for *_, skipped in state.curve):
         print("warning: the loss was above distill.start_epochs.threshold in every iteration: nothing was learned")
+    if clamped := {iteration for iteration, *_, clamped, _ in state.curve if clamped}:
+        often = f"in {len(clamped)} of {state.iteration} iterations"
+        print(f"warning: the step size was clamped at a hundredth of distill.lr_init {often}; lower distill.lr_lr (docs/choosing.md)")
     pictures.save_set(outs.picture, chosen)
     pictures.save_set(outs.seen, chosen, whitened=True)
     frames, shown = history.frames(folder, state.iteration), store.emptied(outs.history)

@@ -20,14 +20,15 @@ PAGE = Path(__file__).with_name("template.html")
 def main(out="report.html"):
     """Write the page to `out`. Raises ValueError where params.yaml is not to be read, or where git or DVC fail."""
     values = parameters.read("params.yaml")
+    stages, changed = provenance.current()
     parts = {
         "title": parameters.title(values),
         "metrics": scores.metrics("results/distill/metrics.json"),
-        "scores": scores.scores("results/scores.csv"),
+        "scores": scores.scores("results/scores.csv", [name for name in changed if name.startswith(("evaluate", "report"))]),
         "robustness": scores.robustness("results/robustness.csv"),
         "pictures": gallery.html("data/distilled/set.safetensors", "results/distill", "data/distilled/history"),
         "parameters": parameters.cards(values),
-        "run": provenance.html(values, "dvc.lock"),
+        "run": provenance.html(values, stages),
         "vega": vl_convert.javascript_bundle(),
     }
     page = curves(Template(PAGE.read_text()).substitute(parts), plots("dvc.yaml"))

@@ -5,6 +5,9 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
 from report.markup import note, text
 from report.parameters import read, stale
 
@@ -14,10 +17,28 @@ dvc repro     # what is missing or has changed
 """
 
 
-def html(values, lock):
-    """The commit and what brings it back, then the commands of the stages from the file `lock`, dvc.lock."""
+def current():
+    """({name: lines of dvc.lock} of the stages that dvc.yaml and params.yaml make now, not those of runs before that DVC leaves there;
+    the names of those that were run with something else than stands here, where it does). Raises ValueError where DVC fails.
+    """
+    try:
+        repo = Repo()
+        names, changed = [stage.addressing for stage in repo.index.stages], repo.status()
+    except DvcException as error:
+        raise ValueError(f"dvc: found {' '.join(str(error).split())}; wanted a clone of the project") from None
+    locked = read("dvc.lock")["stages"] if Path("dvc.lock").exists() else {}
+    return {name: locked[name] for name in names if name in locked}, [name for name in names if others(changed.get(name, []))]
+
+
+def others(found):
+    """What `dvc status` says of one stage's inputs, but for files that are not here."""
+    deps = [each["changed deps"] for each in found if isinstance(each, dict) and "changed deps" in each]
+    return [path for each in deps for path, what in each.items() if what != "deleted"]
+
+
+def html(values, stages):
+    """The commit and what brings it back, then the commands of the `stages` of dvc.lock."""
     commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    stages = read(lock)["stages"] if Path(lock).exists() else {}
     versions = ", ".join([f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in ("torch", "dvc"))])
     found = f"<p>Commit <code>{text(commit)}</code>. This page was made with {text(versions)}.</p>"
     if changed:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from report.markup import absent, text
+from report.markup import absent, note, text
 from stages.report import ROBUST, pivot
 
 
@@ -18,11 +18,13 @@ def metrics(path):
     return f'<dl class="metrics">{items}</dl>'
 
 
-def scores(path):
-    """The table of scores: a row for each method, a column for each architecture."""
+def scores(path, changed):
+    """The table of scores: a row for each method, a column for each architecture. `changed`: the stages that are to be run for it again."""
     if not Path(path).exists():
         return absent("No scores", "`dvc repro` makes them")
-    return table(pivot(pd.read_csv(path)).map(score))
+    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    old = note(f"Not of what stands here: {names}, as they were run before it. `dvc repro` runs them again.") if changed else ""
+    return old + table(pivot(pd.read_csv(path)).map(score))
 
 
 def score(cell):

@@ -49,7 +49,8 @@ def main(method, architecture, section, images, validation, test, out, plain=Non
     workers.end_with_parent(PARENT)
     small, held_out = imageset.load(images), imageset.load(test)
     if architecture not in ARCHITECTURES or architecture not in p.epochs:
-        raise ValueError(f"params.yaml: {section}.epochs: found {architecture}; wanted one of {', '.join(ARCHITECTURES)}, with its epochs")
+        wanted = f"one of {', '.join(ARCHITECTURES)}" if architecture not in ARCHITECTURES else "its epochs there too"
+        raise ValueError(f"params.yaml: {section}.epochs: found no {architecture}; wanted {wanted}")
     if small.about() != held_out.about():
         raise ValueError(f"{images}: found {small.about()}; wanted {held_out.about()}, as in {test}")
     learned = small.learning_rate

@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mtt import distilled, dsa, exporting, imageset, trajectory
+from mtt import distilled, dsa, exporting, imageset, params, trajectory
 from mtt.convnet import ConvNet
 from mtt.functional import learner
 from mtt.imageset import ImageSet
@@ -27,6 +27,7 @@ from mtt.seeds import generator
 from mtt.training import fit, halves
 from mtt.vision import torchvision
 from mtt.whitening import fit as fit_whitening
+from stages.distill import Distill
 
 DIGITS = ROOT / "sets/digits-ipc1.safetensors"
 
@@ -186,6 +187,12 @@ def test_the_published_digits_are_the_defaults_of_the_lock_with_its_scores():
     scores = {(row["method"], row["architecture"]): row["mean"] for row in about["scores"]}
     rows = pd.read_csv(ROOT / "results/scores.csv").itertuples()
     assert scores == {(row.method, row.architecture): pytest.approx(row.mean) for row in rows}
+
+
+def test_the_published_digits_say_what_they_were_made_with_as_the_code_writes_it_now():
+    """Or a fresh clone's first run would give other bytes than the lock names."""
+    found = imageset.load(DIGITS).provenance["distill"]
+    assert found == params.read("distill", Distill, ROOT / "recipes/default.yaml").model_dump(by_alias=True)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/using-a-set.md"])

@@ -23,8 +23,8 @@ def state():
     return found
 
 
-def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_path):
-    """With what a stranger needs; and the numbers say which iteration it is."""
+def finished(state, tmp_path):
+    """What it leaves behind; the folder of its pictures."""
     about, folder = outcome.described(INDEX, SETTINGS, "no whitening"), tmp_path / "frames"
     outcome.shoot(about, folder, state)
     outs = outcome.Outs(
@@ -32,6 +32,13 @@ def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_pat
         *(str(tmp_path / name) for name in ("curves.csv", "scores.csv", "metrics.json", "set.png", "seen.png")),
     )
     outcome.finish(state, about, Hard(), folder, outs)
+    return outs, folder
+
+
+def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_path, capsys):
+    """With what a stranger needs; and the numbers say which iteration it is."""
+    outs, folder = finished(state, tmp_path)
+    assert "warning" not in capsys.readouterr().out
     best, last = imageset.load(outs.best), imageset.load(outs.last)
     assert best.images.unique().item() == pytest.approx(0.2)
     assert last.images.unique().item() == pytest.approx(0.3)
@@ -42,6 +49,13 @@ def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_pat
     assert metrics.validation_accuracy == 0.8
     assert len(pd.read_csv(outs.curves)) == metrics.iterations == 3
     assert [path.name for path in (tmp_path / "history").iterdir()] == [history.frame(folder, 3).name]
+
+
+def test_a_step_size_that_was_clamped_is_pointed_out_with_what_to_change(state, tmp_path, capsys):
+    state.curve = [[iteration, expert, 0, 1.0, 0.02, int(iteration > 1), 0] for iteration in (1, 2, 3) for expert in range(4)]
+    finished(state, tmp_path)
+    words = "warning: the step size was clamped at a hundredth of distill.lr_init in 2 of 3 iterations; lower distill.lr_lr"
+    assert words in capsys.readouterr().out
 
 
 def test_an_iteration_of_several_segments_is_clamped_or_skipped_once(state, tmp_path):

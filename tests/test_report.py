@@ -1,5 +1,6 @@
 """The page of `make report` as a browser shows it, and the templates that its plots are drawn with."""
 
+import copy
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import vl_convert
 import yaml
 from conftest import ROOT
 from PIL import Image
+from ruamel.yaml import YAML
 from test_pipeline import dvc
 
 from mtt import pictures
@@ -266,6 +268,25 @@ def test_a_parameter_that_was_changed_since_the_run_is_named():
     assert stale(values, stages) == ["distill.validate.every", "baseline.random.new", "architectures"]
 
 
+def test_what_dvc_leaves_in_the_lock_of_runs_before_is_not_of_this_one(clone, tmp_path):
+    """Of an architecture that is no longer listed, with another network."""
+    shutil.copytree(clone, tmp_path / "new", ignore=shutil.ignore_patterns("distilled"), symlinks=True)
+    lock = read(ROOT / "dvc.lock")
+    left = lock["stages"]["evaluate@left-AlexNet"] = copy.deepcopy(lock["stages"]["evaluate@distilled-AlexNet"])
+    left["cmd"], left["params"]["params.yaml"]["network"] = "what was run before", {"width": 7, "depth": 2}
+    with open(tmp_path / "new/dvc.lock", "w") as file:
+        YAML().dump(lock, file)
+    text = build(tmp_path / "new", "new.html").read_text()
+    assert "what was run before" not in text
+    assert "Changed in params.yaml" not in text
+
+
+def test_scores_of_other_images_than_those_that_stand_here_are_called_so(bare, page):
+    words = "Not of what stands here: evaluate@distilled-ConvNet, "
+    assert words in page.read_text()
+    assert words not in bare.read_text()
+
+
 def test_committed_results_make_a_page_too_which_says_what_brings_the_rest(chromium, bare):
     with opened(chromium, bare, 390) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
@@ -295,7 +316,7 @@ def test_without_git_the_error_is_one_line(clone, tmp_path):
     environment = {**os.environ, "PYTHONPATH": "", "GIT_CEILING_DIRECTORIES": str(tmp_path)}
     found = subprocess.run([sys.executable, "-m", "report"], cwd=tmp_path / "copy", env=environment, capture_output=True, text=True)
     assert found.returncode == 1
-    assert re.fullmatch(r"error: git rev-parse: found .*not a git repository.*; wanted a clone of the project\n", found.stderr)
+    assert re.fullmatch(r"error: dvc: found .*not a git repository.*; wanted a clone of the project\n", found.stderr)
 
 
 def test_outside_the_repository_the_error_says_so(tmp_path):

@@ -45,7 +45,7 @@ def test_the_commands_of_the_page_lead_from_photographs_to_scores(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     shell(f"{sys.executable} - <<'END'\n{TREE}END", clone)
-    assert [len(list((clone / "data/raw/faces" / name).iterdir())) for name in ("face", "other")] == [100, 100]
+    assert [len(list((clone / "data/faces" / name).iterdir())) for name in ("face", "other")] == [100, 100]
     shorter = " ".join(f"-S '{key}={value}'" for key, value in SMALL.items())
     shell(f"{RUN.rstrip()} {shorter}", clone)
     found = imageset.load(clone / "data/distilled/set.safetensors")
@@ -61,6 +61,7 @@ def test_the_commands_of_the_page_lead_from_photographs_to_scores(tmp_path):
     shell(BACK, clone)
     assert not subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True).stdout
     assert imageset.load(clone / "data/distilled/set.safetensors").name == "digits"
+    shell("dvc status --quiet", clone)
 
 
 def test_the_settings_of_the_page_pass_the_check(make_run):
