@@ -166,9 +166,12 @@ def clone(tmp_path_factory):
 
 def follow(clone, line):
     """Run a line as a reader does, who has something to commit, and makes a recipe that is small."""
-    if line.startswith("git commit"):
+    if "git commit" in line:
         (clone.folder / "LOG.md").write_text("")
+        (clone.folder / "mtt/new.py").touch()
     said = clone.run(line)
+    if "git commit" in line:
+        assert not clone.run("git status --porcelain")
     if "--queue" in line:
         clone.names = re.findall(r"Queued experiment '([\w-]+)'", said)
         clone.run(f"dvc queue remove {' '.join(clone.names[1:])}")  # the first of a sweep is enough
