@@ -153,7 +153,7 @@ class Queue:
             self.refused, self.later = self.refused + 1, time.monotonic() + AGAIN
             if not self.running and (not self.begun or self.refused >= TRIES):
                 raise
-            say(f"{error}; submitted again in {AGAIN} s")
+            say(f"{error}; tried again in {AGAIN} s")
             return
         for work, job in zip(works, jobs, strict=True):
             work.job = job

@@ -161,14 +161,15 @@ def test_a_refusal_after_the_first_jobs_ends_nothing(jobs, monkeypatch, capfd):
     refusing(monkeypatch, 1, 2)
     with workers.pool(2) as each:
         assert each([square], [5, 6], "squares", 3) == {5: 25, 6: 36}
-    assert capfd.readouterr().err.count("sbatch refused the jobs: Socket timed out; submitted again in 0.1 s") == 2
+    assert capfd.readouterr().err.count("sbatch refused the jobs: Socket timed out; tried again in 0.1 s") == 2
 
 
-def test_refusals_with_no_job_left_end_the_run_after_a_few(jobs, monkeypatch):
+def test_refusals_with_no_job_left_end_the_run_after_a_few(jobs, monkeypatch, capfd):
     monkeypatch.setenv("MTT_WORKERS", "1")
     refusing(monkeypatch, *range(1, 100))
     with pytest.raises(OSError, match="Socket timed out"), workers.pool(2) as each:
         each([square], [5, 6], "squares", 3)
+    assert capfd.readouterr().err.count("; tried again in") == 2
 
 
 def test_an_array_runs_all_of_its_jobs_at_once(tmp_path):
