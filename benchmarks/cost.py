@@ -64,7 +64,7 @@ def comment(name):
     """The lines of a recipe's comment that say what it costs; hours are operations over what a device keeps up, launches left out."""
     c = cost(merged(name))
     small = c["passes"] * c["epoch"] + c["distillation"] < 3600 * RATE["cpu"]
-    where, device = ("cpu", "two cores") if small else ("cuda", "a GPU")
+    where, device = ("cpu", f"two cores can, {RATE['cuda'] / RATE['cpu']:.0f} times a GPU's") if small else ("cuda", "a GPU can")
 
     def work(operations):
         digits, exponent = f"{operations:.1e}".split("e+")
@@ -81,7 +81,7 @@ def comment(name):
     if read < whole:
         parts[1] += f", {size_of(read * c['snapshot'])} of the {read} that are read"
         parts[2] += f" ({work(c['needed'] * c['epoch'])} with experts.epochs = {read - 1}, which suffices)"
-    text = f"Cost by `python -m benchmarks.cost {name}`, times at {RATE[where] / 1e9:,.0f} GFLOP/s, as {device} can: {'; '.join(parts)}."
+    text = f"Cost by `python -m benchmarks.cost {name}`, times at {RATE[where] / 1e9:,.0f} GFLOP/s, as {device}: {'; '.join(parts)}."
     return textwrap.fill(text, 140, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False) + "\n"
 
 
