@@ -1,7 +1,8 @@
 """Which test images each method's set does not prepare a network for, at ten digits per class: `python -m studies.coverage`.
 
 How hard an image is, is the share of networks that are wrong on it, each trained on ten random real images of every class, its own draw.
-Each set is then scored by as many networks as say that, in the settings of `make comparison`. RESULTS.md has the table.
+Each set is then scored by as many networks as say that, in the settings of `make comparison`; and the experts, whose paths a distilled
+set's networks are to go, by themselves. RESULTS.md has the table.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mtt import dsa, imageset, trajectory
+from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import learner, set_parameters
 from mtt.params import Augmentation, Network, read, run
@@ -21,7 +23,7 @@ from stages.evaluate import Evaluate
 from studies import comparison, runs
 from studies.runs import RESULTS, ROOT, Table, parameters
 
-KEYS, COLUMNS = ["set", "group"], ["images", "wrong", "std"]
+KEYS, COLUMNS = ["set", "group"], ["networks", "images", "wrong", "std"]
 COUNT = 20  # networks that say how hard an image is, and networks for each set
 GROUPS = {"none": 0.0, "up to a quarter": 0.25, "up to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
 # Each set: its name, the method, settings beside the comparison's.
@@ -32,15 +34,15 @@ SETS = {
     "distilled": ("distilled", {}),
     "half of k_center's learned": ("distilled", {"distill.images": "data/k_center/set.safetensors", "distill.learned": 0.5}),
 }
+EXPERTS = {f"the experts after {epoch} epochs": epoch for epoch in (2, 7, 13)}  # the last is the last that a segment ends at
 CASE = {**comparison.CASES["default", 10], "distill.ipc": 10, "baseline.ipc": 10}
 
 
 def wrong(sets, rate, part):
     """A mask (networks, test images) of where networks are wrong, each trained by params.yaml's protocol on one of `sets`, (x, y) each."""
     network, families, p = read("network", Network), read("augmentation", Augmentation).families, read("evaluate", Evaluate)
-    test, augment = imageset.load("data/prepared/test.safetensors"), partial(dsa.augment, families=families)
-    net = ConvNet(*test.shape[:2], len(test.classes), network.width, network.depth)
-    gradient, x, y = learner(net), test.normalised(), test.labels
+    net, missed_by = tested(network)
+    gradient, augment = learner(net), partial(dsa.augment, families=families)
     masks = []
     for seed, (images, labels) in enumerate(sets):
         draws = generator("coverage", part, seed)
@@ -50,8 +52,21 @@ def wrong(sets, rate, part):
                 gradient, theta, images, labels, epochs=epochs, batch=p.batch, learning_rate=now, momentum=p.momentum,
                 weight_decay=p.weight_decay, augment=augment, generators=[draws],
             )  # fmt: skip
-        masks.append(outputs(set_parameters(net, theta[0]), x).argmax(1) != y)
+        masks.append(missed_by(theta[0]))
     return torch.stack(masks)
+
+
+def tested(network):
+    """(A network for the test set, the function theta (P,) -> where it is wrong (test images,))."""
+    test = imageset.load("data/prepared/test.safetensors")
+    net, x, y = ConvNet(*test.shape[:2], len(test.classes), network.width, network.depth), test.normalised(), test.labels
+    return net, lambda theta: outputs(set_parameters(net, theta), x).argmax(1) != y
+
+
+def wrong_experts(epoch):
+    """A mask (experts, test images) of where the experts are wrong after so many epochs."""
+    _, missed_by = tested(read("network", Network))
+    return torch.stack([missed_by(theta) for theta in Buffer("data/buffer").every(epoch)])
 
 
 def hardness(rate=0.01):
@@ -71,43 +86,51 @@ def rows(name, missed, hard):
     for group, mask in inside.items():
         counts = missed[:, mask].sum(1).float()
         spread = float(counts.std(correction=0))  # of the population, as elsewhere
-        found.append({"set": name, "group": group, "images": int(mask.sum()), "wrong": float(counts.mean()), "std": spread})
+        counted = {"networks": len(counts), "images": int(mask.sum()), "wrong": float(counts.mean()), "std": spread}
+        found.append({"set": name, "group": group, **counted})
     return found
 
 
 def table(kept):
     """Markdown: a row a set, its accuracy in %, and for each group how many of its images a network is wrong on."""
     sizes = kept.rows.drop_duplicates("group").set_index("group").images
-    head = ["set", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
+    head = ["networks trained on", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
     lines = []
-    for name in SETS:
+    for name in (*SETS, *EXPERTS):
         of = kept.of(set=name).set_index("group")
         whole = of.loc["all"]
         accuracy, std = (100 * float(value) / whole.images for value in (whole.images - whole.wrong, whole["std"]))
-        lines.append([name, f"{accuracy:.1f} +- {std:.1f} ({COUNT})", *(f"{of.wrong[group]:.1f}" for group in GROUPS)])
+        lines.append([name, f"{accuracy:.1f} +- {std:.1f} ({whole.networks})", *(f"{of.wrong[group]:.1f}" for group in GROUPS)])
     return markdown(head, lines)
 
 
 def main():
-    """Measure the sets that have no row."""
+    """Measure the sets, and the experts, that have no row."""
     kept = Table(RESULTS / "coverage.csv", KEYS, COLUMNS)
+    measured = {name: partial(missed, *of) for name, of in SETS.items()}
+    measured |= {name: partial(wrong_experts, epoch) for name, epoch in EXPERTS.items()}
     hard = None
-    for name, (method, settings) in SETS.items():
+    for name, mask in measured.items():
         if not kept.of(set=name).empty:
             continue
-        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | settings)):
+        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | SETS.get(name, ("", {}))[1])):
             for stage in ("prepare", "experts", "buffer"):
                 runs.stage(stage)
             hard = hardness() if hard is None else hard
-            if settings or method != "distilled":
-                runs.stage("baseline", "k_center" if settings else method)
-            if method == "distilled":
-                runs.stage("distill")
-            runs.stage("evaluate", method)
-            rate = json.loads(Path(f"results/scores/{method}-ConvNet.json").read_text())["learning_rate"]
-            found = imageset.load(f"data/{method}/set.safetensors")
-            kept.add(*rows(name, wrong([(found.normalised(), found.labels)] * COUNT, rate, "set"), hard))
+            kept.add(*rows(name, mask(), hard))
     runs.show(ROOT / "RESULTS.md", {"coverage": table(kept)})
+
+
+def missed(method, settings):
+    """A mask (networks, test images) of where networks trained on a method's set, made here, are wrong."""
+    if settings or method != "distilled":
+        runs.stage("baseline", "k_center" if settings else method)
+    if method == "distilled":
+        runs.stage("distill")
+    runs.stage("evaluate", method)
+    rate = json.loads(Path(f"results/scores/{method}-ConvNet.json").read_text())["learning_rate"]
+    found = imageset.load(f"data/{method}/set.safetensors")
+    return wrong([(found.normalised(), found.labels)] * COUNT, rate, "set")
 
 
 if __name__ == "__main__":
