@@ -94,7 +94,7 @@ def rows(name, missed, hard):
 def table(kept):
     """Markdown: a row a set, its accuracy in %, and for each group how many of its images a network is wrong on."""
     sizes = kept.rows.drop_duplicates("group").set_index("group").images
-    head = ["networks trained on", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
+    head = ["networks of", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
     lines = []
     for name in (*SETS, *EXPERTS):
         of = kept.of(set=name).set_index("group")
