@@ -29,7 +29,7 @@ class Network(Section):
     """`network:`, the ConvNet of experts and students."""
 
     width: int = Field(ge=1)  # channels of each block
-    depth: int = Field(ge=1, le=8)  # blocks; 3 for 28 and 32 px, 4 for 64, 5 for 128
+    depth: int = Field(ge=1, le=8)  # blocks; 3 for 28 and 32 px, 4 for 64, 5 for 128, one more for twice that
 
 
 class Augmentation(Section):

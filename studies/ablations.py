@@ -25,6 +25,7 @@ STUDIES = {
     "batches": [{**TEN}] + [{**TEN, "distill.batch_syn": 20, "distill.batch_per": per} for per in ("step", "iteration")],
     "augmentation": [{}, {"augmentation.families": []}],
     "start": [{}, {"distill.start": "noise"}],
+    "selection": [{}, {"distill.validate.every": 0}],
 }  # fmt: skip
 
 

@@ -52,9 +52,17 @@ def test_no_norm_sees_a_map_smaller_than_two_by_two(architecture, side):
 
 @pytest.mark.parametrize(
     ("channels", "side", "classes", "depth", "wanted"),
-    [(3, 32, 10, 3, 320_010), (3, 32, 100, 3, 504_420), (1, 28, 10, 3, 317_706), (3, 64, 200, 4, 857_160), (3, 128, 10, 5, 615_690)],
+    [
+        (3, 32, 10, 3, 320_010),
+        (3, 32, 100, 3, 504_420),
+        (1, 28, 10, 3, 317_706),
+        (3, 64, 200, 4, 857_160),
+        (3, 128, 10, 5, 615_690),
+        (3, 256, 10, 6, 763_530),
+    ],
 )
 def test_convnet_has_the_published_number_of_parameters(channels, side, classes, depth, wanted):
+    """And beyond 128 px, of which none is published, those of one more block."""
     assert parameters(ConvNet(channels, side, classes, 128, depth)) == wanted
 
 

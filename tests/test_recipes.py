@@ -146,6 +146,25 @@ def test_every_recipe_runs_through_all_stages(name, raw, tmp_path):
     looked_at(run)
 
 
+@pytest.mark.parametrize("name", ["mnist-ipc10", "fashion-mnist-ipc1-cpu", "cifar10-ipc1", "tiny-imagenet-ipc10", "imagenet-nette-ipc1"])
+@pytest.mark.usefixtures("_inside")
+def test_the_comparison_methods_run_with_a_recipes_settings(name, raw, tmp_path):
+    """Two iterations of each, of two outer steps where a recipe has several, and fewer real images than it asks for."""
+    run = Small(name, tmp_path, raw)
+    for method in ("dc", "dsa"):
+        ours = run.values["baseline"][method]
+        run.set(baseline={method: {"iterations": 2, "outer": min(ours["outer"], 2), "inner": min(ours["inner"], 2)}})
+    run.set(baseline={"dm": {"iterations": 2}})
+    run("prepare")
+    train = imageset.load(tmp_path / "data/prepared/train.safetensors")
+    for method in ("random", "herding", "k_center", "dc", "dsa", "dm"):
+        run("baseline", method=method)
+        found = imageset.load(tmp_path / f"data/{method}/set.safetensors")
+        assert found.about() == train.about()
+        assert len(found.images) == run.values["baseline"]["ipc"] * len(train.classes)
+        assert found.images.isfinite().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10-ipc1", "tiny-imagenet-ipc1", "imagenet-nette-texture"])
 def test_recipes_run_through_dvc(name, raw, tmp_path, monkeypatch):
