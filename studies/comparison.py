@@ -22,9 +22,9 @@ ARCHITECTURES = {"default": ("ConvNet", "AlexNet"), "fashion-mnist-ipc1-cpu": ("
 # Differences from each recipe, for each number of images per class: the budget is stated by them.
 CASES = {
     ("default", 1): {},
-    ("default", 10): {  # experts, T+ and step size of digits-ipc10
-        "experts.epochs": 13, "experts.learning_rate": 0.03,
-        "distill.max_start_epoch": 12, "distill.lr_init": 0.05, "distill.lr_img": 100.0,
+    ("default", 10): {  # experts, T+, steps and their size of digits-ipc10
+        "experts.epochs": 13, "experts.learning_rate": 0.1,
+        "distill.syn_steps": 40, "distill.max_start_epoch": 12, "distill.lr_init": 0.1, "distill.lr_img": 100.0,
         "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 80,
         "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 60,
         "baseline.dm.iterations": 5000,

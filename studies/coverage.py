@@ -26,15 +26,18 @@ from studies.runs import RESULTS, ROOT, Table, parameters
 KEYS, COLUMNS = ["set", "group"], ["networks", "images", "wrong", "std"]
 COUNT = 20  # networks that say how hard an image is, and networks for each set
 GROUPS = {"none": 0.0, "up to a quarter": 0.25, "up to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
+SLOWER = {"experts.learning_rate": 0.03, "distill.syn_steps": 20, "distill.lr_init": 0.05}  # as digits-ipc10 was before
 # Each set: its name, the method, settings beside the comparison's.
 SETS = {
     "random": ("random", {}),
     "k_center": ("k_center", {}),
     "dm": ("dm", {}),
     "distilled": ("distilled", {}),
+    "distilled, from slower experts": ("distilled", SLOWER),
     "half of k_center's learned": ("distilled", {"distill.images": "data/k_center/set.safetensors", "distill.learned": 0.5}),
 }
-EXPERTS = {f"the experts after {epoch} epochs": epoch for epoch in (2, 7, 13)}  # the last is the last that a segment ends at
+# The same of experts: the epochs, the last of which is the last that a segment ends at, and settings.
+EXPERTS = {"the experts after 13 epochs": (13, {}), **{f"the slower experts after {epoch} epochs": (epoch, SLOWER) for epoch in (2, 7, 13)}}
 CASE = {**comparison.CASES["default", 10], "distill.ipc": 10, "baseline.ipc": 10}
 
 
@@ -108,12 +111,12 @@ def main():
     """Measure the sets, and the experts, that have no row."""
     kept = Table(RESULTS / "coverage.csv", KEYS, COLUMNS)
     measured = {name: partial(missed, *of) for name, of in SETS.items()}
-    measured |= {name: partial(wrong_experts, epoch) for name, epoch in EXPERTS.items()}
+    measured |= {name: partial(wrong_experts, epochs) for name, (epochs, _) in EXPERTS.items()}
     hard = None
     for name, mask in measured.items():
         if not kept.of(set=name).empty:
             continue
-        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | SETS.get(name, ("", {}))[1])):
+        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | (SETS | EXPERTS)[name][1])):
             for stage in ("prepare", "experts", "buffer"):
                 runs.stage(stage)
             hard = hardness() if hard is None else hard
@@ -123,7 +126,7 @@ def main():
 
 def missed(method, settings):
     """A mask (networks, test images) of where networks trained on a method's set, made here, are wrong."""
-    if settings or method != "distilled":
+    if "distill.images" in settings or method != "distilled":
         runs.stage("baseline", "k_center" if settings else method)
     if method == "distilled":
         runs.stage("distill")
