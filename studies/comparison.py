@@ -25,9 +25,9 @@ CASES = {
     ("default", 10): {  # experts, T+, steps and their size of digits-ipc10
         "experts.epochs": 13, "experts.learning_rate": 0.1,
         "distill.syn_steps": 40, "distill.max_start_epoch": 12, "distill.lr_init": 0.1, "distill.lr_img": 100.0,
-        "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 80,
-        "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 60,
-        "baseline.dm.iterations": 5000,
+        "baseline.dc.outer": 10, "baseline.dc.inner": 50, "baseline.dc.iterations": 100,
+        "baseline.dsa.outer": 10, "baseline.dsa.inner": 50, "baseline.dsa.iterations": 80,
+        "baseline.dm.iterations": 7500,
     },
     ("fashion-mnist-ipc1-cpu", 1): {
         "network.width": 32, "evaluate.epochs.LeNet": 300, "whole.epochs.ConvNet": 20,
