@@ -64,7 +64,7 @@ def comment(name):
     """The lines of a recipe's comment that say what it costs; hours are operations over what a device keeps up, launches left out."""
     c = cost(merged(name))
     small = c["passes"] * c["epoch"] + c["distillation"] < 3600 * RATE["cpu"]
-    where, device = ("cpu", f"two cores can, {RATE['cuda'] / RATE['cpu']:.0f} times a GPU's") if small else ("cuda", "a GPU can")
+    where, device = ("cpu", f"two cores can (a GPU {RATE['cuda'] / 1e9:,.0f})") if small else ("cuda", "a GPU can")
 
     def work(operations):
         digits, exponent = f"{operations:.1e}".split("e+")

@@ -26,7 +26,7 @@ from studies.runs import RESULTS, ROOT, Table, parameters
 KEYS, COLUMNS = ["set", "group"], ["networks", "images", "wrong", "std"]
 COUNT = 20  # networks that say how hard an image is, and networks for each set
 GROUPS = {"none": 0.0, "up to a quarter": 0.25, "up to half": 0.5, "more": 1.0}  # of those networks wrong on an image, at most
-SLOWER = {"experts.learning_rate": 0.03, "distill.syn_steps": 20, "distill.lr_init": 0.05}  # as digits-ipc10 was before
+SLOWER = {"experts.learning_rate": 0.03, "distill.syn_steps": 20, "distill.lr_init": 0.05}  # and the steps that suit them
 # Each set: its name, the method, settings beside the comparison's.
 SETS = {
     "random": ("random", {}),
@@ -97,7 +97,7 @@ def rows(name, missed, hard):
 def table(kept):
     """Markdown: a row a set, its accuracy in %, and for each group how many of its images a network is wrong on."""
     sizes = kept.rows.drop_duplicates("group").set_index("group").images
-    head = ["networks of", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
+    head = ["networks", "test %", *(f"wrong of {sizes[group]}, on which {group} were" for group in GROUPS)]
     lines = []
     for name in (*SETS, *EXPERTS):
         of = kept.of(set=name).set_index("group")
@@ -111,13 +111,13 @@ def main():
     """Measure the sets, and the experts, that have no row."""
     torch.set_num_threads(1)  # so that an image is as hard on any number of cores
     kept = Table(RESULTS / "coverage.csv", KEYS, COLUMNS)
-    measured = {name: partial(missed, *of) for name, of in SETS.items()}
-    measured |= {name: partial(wrong_experts, epochs) for name, (epochs, _) in EXPERTS.items()}
+    measured = {name: (settings, partial(wrong_of, method, settings)) for name, (method, settings) in SETS.items()}
+    measured |= {name: (settings, partial(wrong_experts, epochs)) for name, (epochs, settings) in EXPERTS.items()}
     hard = None
-    for name, mask in measured.items():
+    for name, (settings, mask) in measured.items():
         if not kept.of(set=name).empty:
             continue
-        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | (SETS | EXPERTS)[name][1])):
+        with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | settings)):
             for stage in ("prepare", "experts", "buffer"):
                 runs.stage(stage)
             hard = hardness() if hard is None else hard
@@ -125,10 +125,10 @@ def main():
     runs.show(ROOT / "RESULTS.md", {"coverage": table(kept)})
 
 
-def missed(method, settings):
+def wrong_of(method, settings):
     """A mask (networks, test images) of where networks trained on a method's set, made here, are wrong."""
     if "distill.images" in settings or method != "distilled":
-        runs.stage("baseline", "k_center" if settings else method)
+        runs.stage("baseline", "k_center" if method == "distilled" else method)
     if method == "distilled":
         runs.stage("distill")
     runs.stage("evaluate", method)

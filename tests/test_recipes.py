@@ -233,7 +233,7 @@ def test_the_recipes_of_the_paper_have_its_settings(pattern, settings):
             assert (values["prepare"]["classes"], values["prepare"]["side"]) == (CLASSES[name.split("-")[1]], 128)
 
 
-LABELS = {"lr_label": 10, "threshold": 1}
+LABELS, ANY = {"lr_label": 10, "threshold": 1}, {"start_images": "any"}
 # As gathered from the publications, their configurations and commands: N, M, T+, synthetic batch, lr of pixels, of alpha, alpha_0, and what
 # is the idea's own.
 PUBLISHED = {
@@ -272,7 +272,7 @@ PUBLISHED = {
     ),
     "cifar100-ipc1-datm": (40, 3, 20, "all", 1000, 1e-5, 0.01, {"first": 10, "growing": 1000, **LABELS}, {"epochs": 100}),
     "cifar100-ipc10-datm": (80, 2, 50, 1000, 1000, 1e-5, 0.01, {"first": 30, "growing": 2000, **LABELS}, {"epochs": 100}),
-    "cifar100-ipc50-datm": (80, 2, 70, 1000, 1000, 1e-5, 0.01, {"floor": 20, "start_images": "any", **LABELS}, {"epochs": 100}),
+    "cifar100-ipc50-datm": (80, 2, 70, 1000, 1000, 1e-5, 0.01, {"floor": 20, "first": "all", **ANY, **LABELS}, {"epochs": 100}),
     "tiny-imagenet-ipc1-datm": (40, 2, 20, "all", 10000, 1e-4, 0.01, {"first": 15, "growing": 2000, **LABELS}, {"epochs": 100}),
     "tiny-imagenet-ipc10-datm": (40, 2, 50, 500, 100, 1e-4, 0.01, {"floor": 10, "first": "all", **LABELS}, {"epochs": 100}),
     "tiny-imagenet-ipc50-datm": (20, 2, 70, 1000, 100, 1e-4, 0.01, {"floor": 40, "first": "all", **LABELS}, {"epochs": 100}),
@@ -306,6 +306,7 @@ def test_the_recipes_of_successors_have_the_published_settings(name):
         assert values["prepare"]["zca"]
         assert {"start_images": "right", **own}["start_images"] == distill["start_images"]
         assert distill.items() >= DATM.items()
+        assert experts.items() >= {"epochs": 100, "alpha": 0.3}.items()
     if idea in ("datm", "pad", "ftd"):
         assert (experts["optimizer"], experts["rho"], experts["learning_rate"]) == ("gsam", 0.01, 0.01)
 

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 
 import pandas as pd
@@ -181,6 +182,7 @@ def test_the_table_of_what_sets_miss_is_that_of_the_committed_rows():
     text = (ROOT / "RESULTS.md").read_text()
     assert runs.shown(text, {"coverage": coverage.table(kept)}) == text
     assert "<!-- coverage -->" in text
+    assert (kept.rows.groupby("group").images.nunique() == 1).all()  # one grouping, to which the heads belong
 
 
 def test_what_a_set_misses_is_counted_by_how_hard_an_image_is():
@@ -204,6 +206,22 @@ def test_a_network_that_has_learned_a_set_is_wrong_on_few_images_of_its_kind(mak
     assert right.float().mean() < 0.2
     assert moved.float().mean() > 0.9
     assert not torch.equal(*coverage.wrong([(x, y)] * 2, 0.03, "set"))
+
+
+def test_experts_are_wrong_where_their_snapshots_are(make_run):
+    """A row each, of the epoch that is asked for; an accuracy of the header's last epoch, on validation, is that of the last snapshot."""
+    run = make_run()
+    for stage in ("prepare", "experts", "buffer"):
+        run(stage)
+    shutil.copy("data/prepared/validation.safetensors", "data/prepared/test.safetensors")  # the part that headers have accuracies of
+    buffer = Buffer("data/buffer")
+    first, last = (coverage.wrong_experts(epoch) for epoch in (0, buffer.index["snapshots"] - 1))
+    assert last.shape == (len(buffer.experts), len(imageset.load("data/prepared/test.safetensors").images))
+    accuracies = pd.read_csv("results/buffer/experts.csv")
+    for expert, mask in enumerate(last):
+        of = accuracies[accuracies.expert == expert].sort_values("epoch")
+        assert 1 - mask.float().mean().item() == pytest.approx(of.accuracy.iloc[-1], abs=1e-6)
+    assert not torch.equal(first, last)
 
 
 def test_a_study_that_has_all_its_rows_runs_no_stage(monkeypatch, tmp_path):
