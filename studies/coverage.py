@@ -109,7 +109,6 @@ def table(kept):
 
 def main():
     """Measure the sets, and the experts, that have no row."""
-    torch.set_num_threads(1)  # so that an image is as hard on any number of cores
     kept = Table(RESULTS / "coverage.csv", KEYS, COLUMNS)
     measured = {name: (settings, partial(wrong_of, method, settings)) for name, (method, settings) in SETS.items()}
     measured |= {name: (settings, partial(wrong_experts, epochs)) for name, (epochs, settings) in EXPERTS.items()}
@@ -117,6 +116,7 @@ def main():
     for name, (settings, mask) in measured.items():
         if not kept.of(set=name).empty:
             continue
+        torch.set_num_threads(1)  # so that an image is as hard on any number of cores
         with runs.inside(ROOT / ".work/studies/coverage", parameters("default", CASE | settings)):
             for stage in ("prepare", "experts", "buffer"):
                 runs.stage(stage)
