@@ -59,6 +59,9 @@ def between(values):
     line = "params.yaml: {} = {!r}; wanted {}".format
     yield from lengths(experts, buffer, distill, line)
     yield from successors(distill, line)
+    if experts.order == "difficulty" and experts.difficulty.growing >= experts.epochs:
+        wanted = f"less than experts.epochs = {experts.epochs}, or no expert sees the hardest images"
+        yield line("experts.difficulty.growing", experts.difficulty.growing, wanted)
     if buffer.segment > experts.epochs:
         yield line("buffer.segment", buffer.segment, f"at most experts.epochs = {experts.epochs}")
     prepare = values["prepare"]
@@ -101,6 +104,9 @@ def sets(values, line):
         yield line("relabelled", values["relabelled"], "[] with distill.labels = hard: it is for sets with soft labels")
     if values["relabelled"] and "random" not in values["baselines"]:
         yield line("baselines", values["baselines"], "random too, with relabelled")
+    start = Path(values["distill"].images)
+    if start in {Path("data", name, "set.safetensors") for name in set(METHODS) - set(values["baselines"])}:  # which no stage makes then
+        yield line("baselines", values["baselines"], f"{start.parent.name} too, whose set distill.images is")
 
 
 def lengths(experts, buffer, distill, line):

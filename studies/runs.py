@@ -86,10 +86,12 @@ def score(recipe, settings, seed, folder):
     """Distil by this recipe, settings and seed, and give what is in COLUMNS; nothing where the loss was no longer finite."""
     seeds = {"distill.seed": seed, "baseline.seed": seed}  # the latter of images to start from
     values = parameters(recipe, {**settings, **seeds})
+    start = [name for name in METHODS if Path(values["distill"]["images"]) == Path("data", name, "set.safetensors")]
+    values["baselines"] = sorted({*values["baselines"], *start})
     with inside(folder, values):
         for name in ("prepare", "experts", "buffer"):
             stage(name)
-        if (method := Path(values["distill"]["images"]).parent.name) in METHODS:  # of that method's images
+        for method in start:
             stage("baseline", method)
         try:
             stage("distill")

@@ -40,6 +40,10 @@ def test_the_default_passes(make_run):
         ({"buffer": {"dtype": "float8"}}, "buffer.dtype = 'float8': Input should be 'float32', 'bfloat16' or 'float16'"),
         ({"baseline": {"ipc": 2}}, "baseline.ipc = 2; wanted distill.ipc = 1"),
         ({"baselines": []}, r"['random'] too, as methods has it"),
+        (
+            {"distill": {"images": "data/k_center/set.safetensors"}},
+            "baselines = ['random']; wanted k_center too, whose set distill.images is",
+        ),
         ({"baselines": ["random", "gm"]}, "baselines.1 = 'gm'"),
         ({"relabelled": ["random_soft"]}, "relabelled = ['random_soft']; wanted [] with distill.labels = hard"),
         ({"methods": ["random_soft"]}, "relabelled = []; wanted ['random_soft'] too, as methods has it"),
@@ -61,7 +65,7 @@ def test_the_default_passes(make_run):
         ),
         ({"prepare": {"zca": True}, "distill": {"canvas_size": 2}}, "distill.canvas_size = 2; wanted 1 with prepare.zca"),
         (
-            {"distill": {"canvas_size": 2, "images": "data/herding/set.safetensors"}},
+            {"distill": {"canvas_size": 2, "images": "data/herding/set.safetensors"}, "baselines": ["random", "herding"]},
             "distill.images = 'data/herding/set.safetensors'; wanted no set of a method with distill.canvas_size > 1",
         ),
         ({"distill": {"canvas_size": 0}}, "distill.canvas_size = 0: Input should be greater than or equal to 1"),

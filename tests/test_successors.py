@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,11 +14,12 @@ import torch
 import yaml
 from conftest import ROOT
 
-from mtt import difficulty, imageset, tensorfile, trajectory
+from mtt import difficulty, imageset, soft_labels, tensorfile, trajectory
 from mtt.buffer import Buffer
 from mtt.convnet import ConvNet
 from mtt.functional import set_parameters
-from stages import buffer, check
+from mtt.training import outputs
+from stages import buffer, check, distill
 
 
 @pytest.fixture
@@ -59,6 +61,10 @@ def test_experts_by_gsam_with_rho_0_are_those_by_sgd_and_with_another_rho_are_no
         run("experts")
         for own, other in zip(thetas(), plain, strict=True):
             assert torch.equal(own, other) == equal
+    before = thetas()
+    run.set(experts={"alpha": 0.0})
+    run("experts")
+    assert not torch.equal(thetas()[0], before[0]), "alpha weighs the surrogate gap"
 
 
 def test_experts_by_difficulty_see_the_easiest_of_each_class_by_errors_measured_once(run, capsys):
@@ -81,6 +87,16 @@ def test_experts_by_difficulty_see_the_easiest_of_each_class_by_errors_measured_
     run.set(experts={"count": 3})
     run("experts")
     assert path.stat().st_mtime_ns == stamp
+
+
+def test_an_image_is_hard_that_networks_so_trained_are_wrong_on(run):
+    """It is for an expert of as many epochs too: the errors go together."""
+    run.set(experts={"epochs": 20, "learning_rate": 0.1, "order": "difficulty", "difficulty": {"networks": 2, "epochs": 20, "growing": 1}})
+    run("experts")
+    (path,) = run.folder.glob("work/experts/*/difficulty.errors")
+    measured, train = tensorfile.load(path, "difficulty")[0]["errors"], imageset.load("data/prepared/train.safetensors")
+    own = difficulty.el2n(outputs(network(train, thetas()[0][-1]), train.normalised()), train.labels)
+    assert torch.stack([measured, own]).corrcoef()[0, 1] > 0.5
 
 
 def test_way_points_are_few_rows_and_at_full_number_the_same_segments(ready):
@@ -161,6 +177,13 @@ def test_the_truncated_gradient_and_the_deeper_layers_alone_lead_elsewhere(ready
     assert curve().loss[0] != losses[0]
 
 
+def test_the_share_of_layers_is_that_of_the_first_parameters_left_out(ready, monkeypatch):
+    """A quarter of them: what is matched begins after it."""
+    seen = spied(monkeypatch, distill, "match")
+    distilled(ready, layers=0.25)
+    assert [found.args[9] for found in seen] == [int(0.25 * thetas()[0].shape[1])] * 4
+
+
 def test_nearest_has_no_larger_distance_where_the_last_step_is_too_far(ready):
     """A step size that is far too large: the nearest step is the first."""
     distilled(ready, lr_init=1.0, lr_lr=0.0, iterations=1)
@@ -175,6 +198,32 @@ def test_the_average_of_the_images_is_what_is_kept(ready):
     found = distilled(ready, ema=0.9, iterations=3).images
     weights = torch.tensor([0.81, 0.9, 1.0])
     assert torch.allclose(found, sum(w * x for w, x in zip(weights / weights.sum(), iterates, strict=True)), atol=1e-5)
+
+
+def spied(monkeypatch, module, name):
+    """The list of calls of `module.name`, (args, result) each, as they come; it does what it did."""
+    seen, original = [], getattr(module, name)
+
+    def spy(*args):
+        seen.append(SimpleNamespace(args=args, result=original(*args)))
+        return seen[-1].result
+
+    monkeypatch.setattr(module, name, spy)
+    return seen
+
+
+@pytest.mark.parametrize("labels", ["hard", "learned"])
+def test_what_is_scored_is_what_is_kept(ready, monkeypatch, labels):
+    """The average of the images, which differs from the images, and their labels as a network is trained on them."""
+    seen = []
+    monkeypatch.setattr(distill, "scorer", lambda *args, **settings: lambda *what: seen.append(what) or len(seen))
+    found = distilled(ready, labels=labels, ema=0.9, validate={"every": 2})
+    assert [number for *_, number in seen] == [2, 4]
+    images, targets, rate, _ = seen[-1]
+    assert torch.equal(images, found.images)
+    assert torch.equal(targets, found.labels)
+    assert rate == pytest.approx(found.learning_rate)
+    assert not torch.equal(distilled(ready, ema=0.0).images, found.images)
 
 
 def network(train, theta):
@@ -212,6 +261,14 @@ def test_kept_with_a_teacher_is_what_all_experts_see_at_the_last_target_epoch(re
     assert torch.allclose(found.labels, wanted, atol=1e-5)
 
 
+def test_a_teacher_is_the_expert_at_the_epoch_that_the_student_is_led_to(ready, monkeypatch):
+    """Not where the student starts: M epochs later."""
+    seen = spied(monkeypatch, soft_labels.Taught, "seen")
+    distilled(ready, labels="teacher", expert_epochs=1)
+    for (expert, start), found in zip(curve()[["expert", "start_epoch"]].values, seen, strict=False):
+        assert torch.equal(found.args[-1], thetas()[int(expert)][int(start) + 1])
+
+
 def test_learned_labels_are_learned(ready):
     """At the rate 0 they stay what they began as, at another they move; and the images with them."""
     still = distilled(ready, labels="learned", lr_label=0.0)
@@ -219,6 +276,30 @@ def test_learned_labels_are_learned(ready):
     assert not torch.equal(still.labels, moved.labels)
     assert not torch.equal(still.images, moved.images)
     assert torch.equal(still.labels.argmax(1), torch.arange(10)), "an image that no expert is right on keeps its class"
+
+
+def test_learned_labels_have_a_momentum_of_their_own(ready):
+    """Which changes them from the second iteration on, and the images from the third."""
+    none, some = (distilled(ready, iterations=2, labels="learned", momentum_label=momentum) for momentum in (0.0, 0.9))
+    assert torch.equal(none.images, some.images)
+    assert not torch.equal(none.labels, some.labels)
+
+
+def test_learned_labels_begin_with_what_experts_see_in_the_end(ready):
+    """By their last snapshot, which is far beyond the last that a student is led to: mean logits of those that are right."""
+    ready.set(experts={"epochs": 12})
+    ready("experts")
+    ready("buffer")
+    found, train = (
+        distilled(ready, labels="learned", lr_label=0.0, start_epochs={"threshold": 1e-9}),
+        imageset.load("data/prepared/train.safetensors"),
+    )
+    logits = torch.stack([outputs(network(train, rows[-1]), found.images) for rows in thetas()])
+    right = (logits.argmax(2) == torch.arange(10)).unsqueeze(2)
+    some = right.any(0).squeeze(1)
+    assert some.any()
+    wanted = ((logits * right).sum(0) / right.sum(0))[some].softmax(1)
+    assert torch.allclose(found.labels[some], wanted, atol=1e-5)
 
 
 def test_a_distillation_with_labels_average_and_momenta_goes_on_as_in_one_go(ready):
@@ -267,6 +348,8 @@ def test_an_iteration_whose_loss_is_above_the_threshold_changes_nothing(ready, c
     assert start.learning_rate == pytest.approx(0.02)
     assert not torch.equal(distilled(ready, start_epochs={"threshold": 100.0}).images, start.images)
     assert "warning" not in capsys.readouterr().out
+    few, more = (distilled(ready, labels="learned", iterations=number, start_epochs={"threshold": 1e-9}) for number in (1, 4))
+    assert torch.equal(few.labels, more.labels)
 
 
 def test_distillation_starts_from_the_images_of_another_method(ready):
@@ -326,6 +409,10 @@ def test_images_to_start_from_are_those_that_the_first_expert_is_right_on(ready)
         ({"distill": {"learned": 0.5, "start": "noise"}}, "distill.learned = 0.5; wanted 1 with distill.start = noise"),
         ({"distill": {"learned": 0.0}}, "distill.learned = 0.0: Input should be greater than 0"),
         ({"distill": {"ema": 1.0}}, "distill.ema = 1.0: Input should be less than 1"),
+        (
+            {"experts": {"order": "difficulty", "difficulty": {"growing": 3}}},
+            "experts.difficulty.growing = 3; wanted less than experts.epochs = 3, or no expert sees the hardest images",
+        ),
         ({"experts": {"optimizer": "adam"}}, "experts.optimizer = 'adam': Input should be 'sgd' or 'gsam'"),
         ({"buffer": {"waypoints": 9}, "distill": {"max_start_epoch": 1}}, "buffer.waypoints = 9; wanted at most the 4 snapshots"),
         ({"buffer": {"waypoints": 4}}, "experts.epochs = 3; wanted at least distill.max_start_epoch + distill.expert_epochs = 4"),

@@ -164,6 +164,18 @@ def test_nearest_stops_where_the_sum_of_differences_is_least():
     assert found[0] < match(step, theta, target, x, y, alpha, steps)[0]
 
 
+def test_nearest_is_by_the_sum_of_differences_and_not_of_their_squares():
+    """A target that has the third step's parameters but for the few that change most until the sixth, in which it has the sixth's."""
+    (step, theta, _, x, y, alpha, steps), thetas = bent()
+    change = (thetas[6] - thetas[3]).abs()
+    few = change >= change.sort(descending=True).values[(change.sort(descending=True).values.cumsum(0) < 0.45 * change.sum()).sum()]
+    target = torch.where(few, thetas[6], thetas[3])
+    squares = [float((own - target).square().sum()) for own in thetas[1:]]
+    assert 1 + squares.index(min(squares)) > 3
+    found = match(step, theta, target, x, y, alpha, steps, stop="nearest")
+    assert relative(found[1], plain(step, theta, target, x, y, alpha, steps[:3])[1]) < 1e-10
+
+
 def test_a_student_that_never_turns_back_is_nearest_at_its_end():
     step, theta, _, *rest = setting()
     end = path(step, theta, *rest)[0][-1]
