@@ -21,7 +21,7 @@ from mtt.tables import markdown
 from mtt.training import fit, halves, initialise, outputs
 from stages.evaluate import Evaluate
 from studies import comparison, runs
-from studies.runs import RESULTS, ROOT, Table, parameters
+from studies.runs import RESULTS, ROOT, Table, parameters, starting_from
 
 KEYS, COLUMNS = ["set", "group"], ["networks", "images", "wrong", "std"]
 COUNT = 20  # networks that say how hard an image is, and networks for each set
@@ -34,7 +34,7 @@ SETS = {
     "dm": ("dm", {}),
     "distilled": ("distilled", {}),
     "distilled, from slower experts": ("distilled", SLOWER),
-    "half of k_center's learned": ("distilled", {"distill.images": "data/k_center/set.safetensors", "distill.learned": 0.5}),
+    "half of k_center's learned": ("distilled", {**starting_from("k_center"), "distill.learned": 0.5}),
 }
 # The same of experts: the epochs, the last of which is the last that a segment ends at, and settings.
 EXPERTS = {"the experts after 13 epochs": (13, {}), **{f"the slower experts after {epoch} epochs": (epoch, SLOWER) for epoch in (2, 7, 13)}}

@@ -50,6 +50,11 @@ def parameters(recipe, settings):
     return values
 
 
+def starting_from(method):
+    """The settings by which a distillation starts from the set of a comparison method."""
+    return {"distill.images": f"data/{method}/set.safetensors", "baselines": ["random", method]}
+
+
 def words(settings):
     """The settings as `-S` takes them, in one order: the name of a row."""
     plain = {key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")) for key, value in settings.items()}
@@ -86,12 +91,10 @@ def score(recipe, settings, seed, folder):
     """Distil by this recipe, settings and seed, and give what is in COLUMNS; nothing where the loss was no longer finite."""
     seeds = {"distill.seed": seed, "baseline.seed": seed}  # the latter of images to start from
     values = parameters(recipe, {**settings, **seeds})
-    start = [name for name in METHODS if Path(values["distill"]["images"]) == Path("data", name, "set.safetensors")]
-    values["baselines"] = sorted({*values["baselines"], *start})
     with inside(folder, values):
         for name in ("prepare", "experts", "buffer"):
             stage(name)
-        for method in start:
+        if (method := Path(values["distill"]["images"]).parent.name) in METHODS:  # of that method's images
             stage("baseline", method)
         try:
             stage("distill")

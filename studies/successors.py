@@ -8,7 +8,7 @@ gradients a step, and the order by difficulty three networks of three epochs.
 from mtt.params import run
 from mtt.tables import markdown
 from studies import runs
-from studies.runs import RESULTS, ROOT, Table, spread
+from studies.runs import RESULTS, ROOT, Table, spread, starting_from
 
 SEEDS = (0, 1, 2)
 PAGE = ROOT / "docs/successors.md"
@@ -32,7 +32,8 @@ CASES = {
 def ideas(last, iterations):
     """{name: settings} of each idea where T+ is `last`. Published lengths are of 5,000 iterations and 50 epochs: scaled.
 
-    But DATM's range grows over half of the iterations, not over a tenth or a fifth, which would be 10 or 20 of 100.
+    But DATM's range grows over half of the iterations, not over a tenth or a fifth, which would be 10 or 20 of 100; and PAD's order over
+    half of T+ epochs, after which experts see all images to their end.
     """
     return {
         "MTT": {},
@@ -52,8 +53,8 @@ def ideas(last, iterations):
             "experts.order": "difficulty", "experts.difficulty.epochs": 3, "experts.difficulty.growing": -(-last // 2),
         },
         "MCT: four way-points": {"buffer.waypoints": 4},
-        "SelMatch: half of k-center's images are learned": {"distill.images": "data/k_center/set.safetensors", "distill.learned": 0.5},
-        "images of herding to start from": {"distill.images": "data/herding/set.safetensors"},
+        "SelMatch: half of k-center's images are learned": {**starting_from("k_center"), "distill.learned": 0.5},
+        "images of herding to start from": starting_from("herding"),
         "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},
     }  # fmt: skip
 

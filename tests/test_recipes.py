@@ -46,7 +46,7 @@ class Small(Run):
                 **FEW.get(images, {}),
             },
             network={"width": 8},
-            experts={"count": 2, "epochs": distill["expert_epochs"], "difficulty": {"networks": 1, "epochs": 1}},
+            experts={"count": 2, "epochs": distill["expert_epochs"], "difficulty": {"networks": 1, "epochs": 1, "growing": 1}},
             buffer={"snapshots": "all", "segment": 1},
             distill={
                 "iterations": 2,
