@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from test_matching import slow_distance
 
-from mtt import imageset, tensorfile
+from mtt import coresets, dsa, imageset, tensorfile
 from mtt.convnet import ConvNet
 from mtt.seeds import generator
 from mtt.training import initialise
@@ -88,33 +88,98 @@ def test_what_was_chosen_is_not_chosen_again(run, method, monkeypatch):
     assert len(calls) == 1
 
 
-def test_dc_is_its_algorithm_written_out(run):
-    """Two iterations, a fresh network each, of two steps of X, from noise; between them the network is trained on X."""
-    run.set(baseline={"ipc": 2, "dc": {"iterations": 2, "inner": 3, "batch_real": 20, "batch_train": 8, "learning_rate": 0.1}})
-    made(run, "dc")
+def begun(data, method, count):
+    """The first images, `count` of each class: noise, or real ones."""
+    draws = generator(method, 0, "start")
+    return torch.randn(10 * count, 1, 8, 8, generator=draws) if method == "dc" else data.normalised()[data.some(count, draws)]
+
+
+def before_last(net):
+    """Its layers without the last, the linear one."""
+    return torch.nn.Sequential(*[layer for layer in net if not isinstance(layer, torch.nn.Linear)])
+
+
+def drawn(data, label, families, draws):
+    """Twenty real images of a class, and the function of images by which they and those that are learned are augmented alike."""
+    own = data.of_class(label)
+    real = data.normalised()[own[torch.randperm(len(own), generator=draws)[:20]]]
+    once = dsa.draw(families, 1, draws)
+    return real, lambda x: torch.cat([dsa.apply(image[None], once) for image in x])
+
+
+@pytest.mark.parametrize(("method", "families"), [("dc", []), ("dsa", ["crop", "scale"])])
+def test_gradient_matching_is_its_algorithm_written_out(run, method, families):
+    """Two iterations, a fresh network each, of two steps of X; between them the network is trained on X, augmented for DSA."""
+    changes = {"iterations": 2, "outer": 2, "inner": 3, "batch_real": 20, "batch_train": 8, "learning_rate": 0.1}
+    run.set(baseline={"ipc": 2, method: changes}, augmentation={"families": families or ["flip"]})
+    made(run, method)
     data, y = imageset.load("data/prepared/train.safetensors"), torch.arange(20) // 2
-    x, velocity = torch.randn(20, 1, 8, 8, generator=generator("dc", 0, "start")), 0
+    x, velocity = begun(data, method, 2), 0
     start = x
     for iteration in range(2):
-        draws = generator("dc", 0, iteration)
+        draws = generator(method, 0, iteration)
         net = initialise(ConvNet(1, 8, 10, width=4, depth=2), draws)
         optimizer = torch.optim.SGD(net.parameters(), 0.1)
         for step in range(2):
             for _ in range(3 * step):
                 for chunk in torch.randperm(20, generator=draws).split(8):
+                    seen = dsa.augment(x[chunk], families, draws)
                     optimizer.zero_grad()
-                    F.cross_entropy(net(x[chunk]), y[chunk]).backward()
+                    F.cross_entropy(net(seen), y[chunk]).backward()
                     optimizer.step()
             x, total = x.clone().requires_grad_(), 0
             for label in range(10):
-                real = data.of_class(label)
-                real = data.normalised()[real[torch.randperm(len(real), generator=draws)[:20]]]
-                total = total + slow_distance(net, label, real, x[y == label])
+                real, augment = drawn(data, label, families, draws)
+                total = total + slow_distance(net, label, augment(real), augment(x[y == label]))
             velocity = 0.5 * velocity + torch.autograd.grad(total, x)[0]
             x = (x - 0.1 * velocity).detach()
-    found = imageset.load("data/dc/set.safetensors").images
+    found = imageset.load(f"data/{method}/set.safetensors").images
     assert torch.allclose(found, x, rtol=0, atol=1e-4)
     assert float((x - start).norm()) > 0.1
+
+
+def test_distribution_matching_is_its_algorithm_written_out(run):
+    """Three steps of X, each with a fresh network, of which all but the last layer is asked; X and real images augmented alike."""
+    run.set(baseline={"ipc": 2, "dm": {"iterations": 3, "batch_real": 20}}, augmentation={"families": ["crop", "scale"]})
+    made(run, "dm")
+    data = imageset.load("data/prepared/train.safetensors")
+    x, velocity = begun(data, "dm", 2), 0
+    start, own = x, run.values["baseline"]["dm"]
+    for iteration in range(3):
+        draws = generator("dm", 0, iteration)
+        features = before_last(initialise(ConvNet(1, 8, 10, width=4, depth=2), draws))
+        x, total = x.clone().requires_grad_(), 0
+        for label in range(10):
+            real, augment = drawn(data, label, ["crop", "scale"], draws)
+            means = [features(augment(images)).mean(0) for images in (real, x[2 * label : 2 * label + 2])]
+            total = total + (means[0] - means[1]).square().sum()
+        velocity = own["momentum"] * velocity + torch.autograd.grad(total, x)[0]
+        x = (x - own["lr_img"] * velocity).detach()
+    found = imageset.load("data/dm/set.safetensors").images
+    assert torch.allclose(found, x, rtol=0, atol=1e-4)
+    assert float((x - start).norm()) > 0.1
+
+
+@pytest.mark.parametrize("method", ["herding", "k_center"])
+def test_coresets_choose_by_what_a_trained_network_has_before_its_last_layer(run, method):
+    run.set(baseline={"ipc": 3, method: {"epochs": 3, "batch": 64, "learning_rate": 0.05}})
+    made(run, method)
+    data, draws = imageset.load("data/prepared/train.safetensors"), generator(method, 0)
+    x, first = data.normalised(), data.some(3, draws)[::3]
+    net = initialise(ConvNet(1, 8, 10, width=4, depth=2), draws)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    for _ in range(3):
+        for chunk in torch.randperm(len(x), generator=draws).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x[chunk]), data.labels[chunk]).backward()
+            optimizer.step()
+    chosen = []
+    for label in range(10):
+        own = data.of_class(label)
+        features = before_last(net)(x[own]).detach()
+        begin = [] if method == "herding" else [own.tolist().index(first[label])]
+        chosen.append(own[getattr(coresets, method)(features, 3, *begin)])
+    assert torch.equal(imageset.load(f"data/{method}/set.safetensors").images, data.images[torch.cat(chosen)])
 
 
 @pytest.mark.parametrize("method", LEARNED)
