@@ -51,6 +51,12 @@ def test_the_best_images_are_the_set_and_the_last_lie_beside_them(state, tmp_pat
     assert [path.name for path in (tmp_path / "history").iterdir()] == [history.frame(folder, 3).name]
 
 
+def test_the_loss_of_a_run_is_the_mean_of_its_last_tenth(state, tmp_path):
+    state.curve = [[iteration, 0, 0, float(iteration), 0.02, 0, 0] for iteration in range(1, 31)]
+    outs, _ = finished(state, tmp_path)
+    assert pd.read_json(outs.metrics, typ="series").loss == 29
+
+
 def test_a_step_size_that_was_clamped_is_pointed_out_with_what_to_change(state, tmp_path, capsys):
     state.curve = [[iteration, expert, 0, 1.0, 0.02, int(iteration > 1), 0] for iteration in (1, 2, 3) for expert in range(4)]
     finished(state, tmp_path)

@@ -95,16 +95,21 @@ def test_a_step_that_would_not_be_finite_is_refused_and_changes_nothing():
 
 
 def test_the_best_images_are_kept_as_they_were_when_scored():
+    """With the step size of then; of several that are best, the first."""
     state = fresh()
     state.score(0.5)
-    best = state.x.clone()
-    step(state)
-    state.score(0.4)
-    assert torch.equal(state.best_x, best)
+    best, alpha = state.x.clone(), state.alpha.clone()
+    for score in (0.4, 0.5):
+        step(state)
+        state.score(score)
+        assert torch.equal(state.best_x, best)
+        assert torch.equal(state.best_alpha, alpha)
     state.score(0.6)
     assert torch.equal(state.best_x, state.x)
+    assert torch.equal(state.best_alpha, state.alpha)
     assert not torch.equal(state.best_x, best)
-    assert state.scores == [[0, 0.5], [1, 0.4], [1, 0.6]]
+    assert not torch.equal(state.best_alpha, alpha)
+    assert state.scores == [[0, 0.5], [1, 0.4], [2, 0.5], [2, 0.6]]
 
 
 def test_the_newest_checkpoint_not_past_the_end_is_resumed_whole(tmp_path):
