@@ -58,10 +58,7 @@ def between(values):
     experts, buffer, distill = values["experts"], values["buffer"], values["distill"]
     line = "params.yaml: {} = {!r}; wanted {}".format
     yield from lengths(experts, buffer, distill, line)
-    yield from successors(distill, line)
-    if experts.order == "difficulty" and experts.difficulty.growing >= experts.epochs:
-        wanted = f"less than experts.epochs = {experts.epochs}, or no expert sees the hardest images"
-        yield line("experts.difficulty.growing", experts.difficulty.growing, wanted)
+    yield from successors(experts, distill, line)
     if buffer.segment > experts.epochs:
         yield line("buffer.segment", buffer.segment, f"at most experts.epochs = {experts.epochs}")
     prepare = values["prepare"]
@@ -123,8 +120,11 @@ def lengths(experts, buffer, distill, line):
         yield line("buffer.waypoints", buffer.waypoints, f"at most the {kept} snapshots that are kept")
 
 
-def successors(distill, line):
+def successors(experts, distill, line):
     """What the ideas since the paper do not go with."""
+    if experts.order == "difficulty" and experts.difficulty.growing >= experts.epochs:
+        wanted = f"less than experts.epochs = {experts.epochs}, or no expert sees the hardest images"
+        yield line("experts.difficulty.growing", experts.difficulty.growing, wanted)
     own, last = distill.start_epochs, distill.max_start_epoch
     first = last if own.first == "all" else own.first
     if first > last:

@@ -265,6 +265,7 @@ def test_a_teacher_is_the_expert_at_the_epoch_that_the_student_is_led_to(ready, 
     """Not where the student starts: M epochs later."""
     seen = spied(monkeypatch, soft_labels.Taught, "seen")
     distilled(ready, labels="teacher", expert_epochs=1)
+    assert len(seen) >= len(curve()) == 4
     for (expert, start), found in zip(curve()[["expert", "start_epoch"]].values, seen, strict=False):
         assert torch.equal(found.args[-1], thetas()[int(expert)][int(start) + 1])
 

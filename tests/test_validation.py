@@ -32,8 +32,8 @@ def test_right_labels_score_high_and_wrong_ones_low(problem):
 
 def test_a_score_is_its_protocol_written_out(problem):
     """Networks trained one by one at the step size and, in the second half, a tenth of it; their mean accuracy on what is held out."""
-    net, score, x, y = problem
-    held_out, hits = problem[1].args[2], []
+    _, score, x, y = problem
+    held_out, hits = score.args[2], []
     for number in range(HOW["networks"]):
         draws = generator("validate", 7, number)
         own = initialise(ConvNet(1, 8, 2, 4, 1), draws)
