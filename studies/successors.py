@@ -1,4 +1,4 @@
-"""Ideas since the paper, each alone, and two together: `make successors` runs what has no row in results/successors.csv.
+"""Ideas since the paper, each alone, and two by two: `make successors` runs what has no row in results/successors.csv.
 
 docs/successors.md has the tables and RESULTS.md the accuracies; `python -m studies.successors CASE...` runs these alone. The budget
 is the case's number of iterations, the same for each idea, and of expert epochs, but that way-points take one more, GSAM two
@@ -56,6 +56,7 @@ def ideas(last, iterations):
         "SelMatch: half of k-center's images are learned": {**starting_from("k_center"), "distill.learned": 0.5},
         "images of herding to start from": starting_from("herding"),
         "together: start images, way-points": {"distill.start_images": "right", "buffer.waypoints": 4},
+        "together: herding's images, way-points": {**starting_from("herding"), "buffer.waypoints": 4},
     }  # fmt: skip
 
 
