@@ -38,6 +38,7 @@ class Small(Run):
         recipes.write(name)
         self.values = yaml.safe_load((folder / "params.yaml").read_text())
         distill, images = self.values["distill"], self.values["prepare"]["set"]
+        epochs = distill["expert_epochs"] + (self.values["buffer"]["waypoints"] != "none")  # from way-points start epochs are real
         self.set(
             prepare={
                 "raw": str(raw),
@@ -46,7 +47,7 @@ class Small(Run):
                 **FEW.get(images, {}),
             },
             network={"width": 8},
-            experts={"count": 2, "epochs": distill["expert_epochs"], "difficulty": {"networks": 1, "epochs": 1, "growing": 1}},
+            experts={"count": 2, "epochs": epochs, "difficulty": {"networks": 1, "epochs": 1, "growing": 1}},
             buffer={"snapshots": "all", "segment": 1},
             distill={
                 "iterations": 2,
