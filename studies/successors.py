@@ -2,7 +2,8 @@
 
 docs/successors.md has the tables and RESULTS.md the accuracies; `python -m studies.successors CASE...` runs these alone. The budget
 is the case's number of iterations, the same for each idea, and of expert epochs, but that way-points take one more, GSAM two
-gradients a step, and the order by difficulty three networks of three epochs.
+gradients a step, and the order by difficulty three networks of three epochs; herding's images and k-center's are chosen by a network
+that is trained on all images.
 """
 
 from mtt.params import run
